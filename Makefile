@@ -1,0 +1,47 @@
+# make run: the chat on http://127.0.0.1:8000      make test: everything built and every quick test passed
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+BIND ?= 127.0.0.1:8000
+WORKERS ?= 4
+NATIVE_SOURCES = $(filter-out channels/core/native.c,$(wildcard channels/core/*.c)) $(wildcard channels/core/*.h channels/core/*.pxi channels/core/*.pyx)
+
+.PHONY: run test build lint models native sanitize bench clean
+
+run: build
+	$(BIN)/channels examples.chat:app --bind $(BIND) --workers $(WORKERS)
+
+test: build
+	$(BIN)/python -m pytest -q tests
+
+build: $(VENV)/.built
+
+# What the package needs at run time, for tests and for the examples; `pip install .` alone needs less.
+$(VENV)/.installed: setup.cfg pyproject.toml
+	@$(PYTHON) .ci/check_tools.py
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check "setuptools>=61" "Cython>=3.0" wheel
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation -e ".[flask,test]"
+	touch $@
+
+$(VENV)/.built: $(VENV)/.installed setup.py $(NATIVE_SOURCES)
+	$(BIN)/python setup.py -q build_ext --inplace
+	touch $@
+
+$(VENV)/.lint: $(VENV)/.installed
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[lint]" --no-build-isolation
+	touch $@
+
+lint: build $(VENV)/.lint
+	$(BIN)/ruff check channels tests examples benchmarks setup.py .ci
+	$(BIN)/ruff format --check channels tests examples benchmarks setup.py .ci
+	$(BIN)/clang-format --dry-run -Werror $(filter %.c %.h,$(NATIVE_SOURCES))
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest channels.core.native --mypy-config-file setup.cfg --allowlist tests/core/stubtest.allow
+	$(BIN)/lint-imports
+
+models:
+	docs/protocol/run_all.sh
+
+clean:
+	rm -rf build dist *.egg-info $(VENV) channels/core/native.c channels/core/*.so

@@ -1,0 +1,30 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, nonecheck=False
+# cython: cdivision=True, embedsignature=False, binding=True
+"""The native core seen from Python: objects, the GIL, status -> error.
+
+The only Cython here.  Its parts, one object each: segment.pxi, router.pxi, queue.pxi, endpoint.pxi, alerts.pxi; its types:
+native.pyi.  No policy, no logging, no gevent: whoever waits does so in worker/ or master/.
+"""
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
+from libc.errno cimport errno
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t, UINT32_MAX
+from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.string cimport memcpy, memcmp, memset
+
+import os
+
+from channels.errors import (
+    AlertLoop, BadAlertName, BadChannelName, ChannelTableFull, ForkedProcess, MessageTooBig, NotAttached, RingFull,
+    SegmentError, WorkerGone,
+)
+
+include "declarations.pxi"
+include "segment.pxi"
+include "router.pxi"
+include "queue.pxi"
+include "endpoint.pxi"
+include "alerts.pxi"

@@ -1,0 +1,343 @@
+# What a worker keeps for its subscribers: messages, the channels it is in, and a bounded queue each.
+
+cimport cython
+
+
+@cython.final
+@cython.no_gc
+@cython.freelist(512)
+cdef class Message:
+    """One message of a channel."""
+
+    cdef readonly str channel
+    cdef readonly bytes data
+    cdef bytes event_name
+    cdef uint64_t number, epoch, time_ns
+    cdef readonly uint64_t missed
+
+    def __init__(self):
+        raise TypeError("messages come from subscriptions")
+
+    @property
+    def event(self):
+        """The name that publish(..., event=) gave it, or None."""
+        return None if self.event_name is None else self.event_name.decode("utf-8", "replace")
+
+    @property
+    def id(self):
+        """"<epoch>-<number>": numbers count within a channel's epoch without a hole."""
+        return f"{self.epoch:x}-{self.number}"
+
+    @property
+    def time(self):
+        """Unix seconds when it was routed."""
+        return self.time_ns / 1e9
+
+    def __repr__(self):
+        shown = self.data if len(self.data) <= 40 else self.data[:37] + b"..."
+        missed = f", missed={self.missed}" if self.missed else ""
+        return f"Message(channel={self.channel!r}, data={shown!r}, id={self.id!r}{missed})"
+
+
+@cython.final
+cdef class LocalChannel:
+    """A channel that this worker receives: where it stands in the table and who wants it here."""
+
+    cdef readonly str name
+    cdef readonly uint32_t row
+    cdef uint32_t row_generation
+    cdef uint64_t epoch, last
+    cdef list bindings
+    cdef readonly Py_ssize_t exact_members  # queues here that joined it by name
+    cdef public bint joined   # by its very name, at the router
+    cdef public object join   # the join that is not answered yet, or None
+
+    def __cinit__(self, str name):
+        self.name = name
+        self.row = ROW_NONE
+        self.bindings = []
+
+    @property
+    def placed(self):
+        """Whether its row is known, so that messages of it are taken."""
+        return self.row != ROW_NONE
+
+    @property
+    def members(self):
+        """Queues here that receive it."""
+        return len(self.bindings)
+
+
+@cython.final
+cdef class Binding:
+    """A queue in a channel, and how far it has read."""
+
+    cdef readonly LocalChannel channel
+    cdef readonly Queue queue
+    cdef Py_ssize_t place  # in channel.bindings
+    cdef uint64_t last
+    cdef bint exact    # joined by name
+    cdef set prefixes  # and by these prefixes
+
+
+cdef struct queue_entry:
+    PyObject *message
+    PyObject *binding
+
+DROP_OLDEST = 0
+DROP_NEWEST = 1
+CLOSE = 2
+
+
+cdef class Queue:
+    """Messages that wait for one subscriber, bounded in number and bytes."""
+
+    cdef Endpoint endpoint
+    cdef queue_entry *entries
+    cdef Py_ssize_t first, count, capacity  # capacity: a power of two
+    cdef Py_ssize_t maxlen, max_bytes, bytes_waiting
+    cdef int overflow
+    cdef int event_fd
+    cdef bint listed  # in endpoint.woken
+    cdef readonly bint closed
+    cdef readonly bint overflowed
+    cdef readonly uint64_t dropped
+    cdef public object waiter
+    cdef dict bindings  # LocalChannel -> Binding
+    cdef object __weakref__
+
+    def __cinit__(self, Endpoint endpoint, Py_ssize_t maxlen, Py_ssize_t max_bytes, int overflow, *args, **kwargs):
+        if maxlen < 1 or max_bytes < 1:
+            raise ValueError("maxlen and max_bytes must be at least 1")
+        if overflow not in (DROP_OLDEST, DROP_NEWEST, CLOSE):
+            raise ValueError("no such overflow policy")
+        self.endpoint = endpoint
+        self.maxlen, self.max_bytes, self.overflow = maxlen, max_bytes, overflow
+        self.event_fd = -1
+        self.bindings = {}
+        self.capacity = 16
+        self.entries = <queue_entry *>malloc(self.capacity * sizeof(queue_entry))
+        if self.entries == NULL:
+            raise MemoryError()
+
+    def __dealloc__(self):
+        cdef queue_entry *entry
+        while self.count:
+            entry = &self.entries[self.first & (self.capacity - 1)]
+            Py_XDECREF(entry.message)
+            Py_XDECREF(entry.binding)
+            self.first += 1
+            self.count -= 1
+        free(self.entries)
+
+    cdef int _grow(self) except -1:
+        cdef Py_ssize_t i
+        cdef queue_entry *grown = <queue_entry *>malloc(2 * self.capacity * sizeof(queue_entry))
+        if grown == NULL:
+            raise MemoryError()
+        for i in range(self.count):
+            grown[i] = self.entries[(self.first + i) & (self.capacity - 1)]
+        free(self.entries)
+        self.entries = grown
+        self.first = 0
+        self.capacity *= 2
+        return 0
+
+    cdef int _push(self, Message message, Binding binding) except -1:
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(message.data)
+        if self.closed:
+            return 0
+        while self.count >= self.maxlen or (self.count and self.bytes_waiting + size > self.max_bytes):
+            self.dropped += 1
+            shared_plus(&self.endpoint.counters[5], 1)
+            if self.overflow == DROP_NEWEST:
+                return 0
+            if self.overflow == CLOSE:
+                self.overflowed = True
+                self._close()
+                return 0
+            self._discard_first()
+        if self.count == self.capacity:
+            self._grow()
+        cdef queue_entry *entry = &self.entries[(self.first + self.count) & (self.capacity - 1)]
+        Py_INCREF(message)
+        Py_INCREF(binding)
+        entry.message = <PyObject *>message
+        entry.binding = <PyObject *>binding
+        self.count += 1
+        self.bytes_waiting += size
+        if self.count == 1:
+            if self.waiter is not None:
+                self._list()
+            if self.event_fd >= 0:
+                notify_write(self.event_fd)
+        return 0
+
+    cdef int _list(self) except -1:
+        if not self.listed:
+            self.listed = True
+            self.endpoint.woken.append(self)
+        return 0
+
+    cdef void _discard_first(self):
+        cdef queue_entry *entry = &self.entries[self.first & (self.capacity - 1)]
+        self.bytes_waiting -= PyBytes_GET_SIZE((<Message>entry.message).data)
+        self.first += 1
+        self.count -= 1
+        Py_DECREF(<object>entry.message)
+        Py_DECREF(<object>entry.binding)
+
+    cdef Message _take(self):
+        cdef queue_entry *entry = &self.entries[self.first & (self.capacity - 1)]
+        cdef Message message = <Message>entry.message
+        cdef Binding binding = <Binding>entry.binding
+        cdef Message copy
+        cdef uint64_t missed = message.number - binding.last - 1
+        binding.last = message.number
+        self.first += 1
+        self.count -= 1
+        self.bytes_waiting -= PyBytes_GET_SIZE(message.data)
+        Py_DECREF(message)
+        Py_DECREF(binding)
+        if self.count == 0 and self.event_fd >= 0:
+            notify_clear(self.event_fd)
+        if missed == 0:
+            return message
+        copy = Message.__new__(Message)
+        copy.channel, copy.data, copy.event_name = message.channel, message.data, message.event_name
+        copy.number, copy.epoch, copy.time_ns, copy.missed = message.number, message.epoch, message.time_ns, missed
+        return copy
+
+    def take(self):
+        """The next message, or None.  Never waits; looks into the ring when the queue is empty."""
+        if self.count == 0:
+            if self.closed:
+                return None
+            self.endpoint.refill(self)
+            if self.count == 0:
+                return None
+        return self._take()
+
+    def take_data(self):
+        """The body of the next message, or None."""
+        cdef Message message = self.take()
+        return None if message is None else message.data
+
+    def take_all(self):
+        """Every message that waits."""
+        taken = []
+        if self.count == 0 and not self.closed:
+            self.endpoint.refill(self)
+        while self.count:
+            taken.append(self._take())
+        return taken
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        while self.count == 0:
+            if self.closed:
+                raise StopIteration
+            if not self.endpoint.refill(self) and not self.wait(None):
+                raise StopIteration
+        return self._take()
+
+    def wait(self, timeout):
+        """True when a message waits, False when closed or out of time.  worker/subscription.py knows how to wait."""
+        raise NotImplementedError
+
+    def __len__(self):
+        return self.count
+
+    @property
+    def pending(self):
+        """Messages that wait here."""
+        return self.count
+
+    @property
+    def pending_bytes(self):
+        return self.bytes_waiting
+
+    def fileno(self):
+        """An eventfd that is readable while messages wait, or for ever once closed.  Made on first use."""
+        if self.event_fd < 0:
+            self.event_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) if hasattr(os, "eventfd") else _eventfd()
+            if self.count or self.closed:
+                notify_write(self.event_fd)
+        return self.event_fd
+
+    @property
+    def event_fileno(self):
+        """That of fileno(), or -1 when nobody has asked for it."""
+        return self.event_fd
+
+    def release_fd(self):
+        """The eventfd's number, given up: the caller closes it."""
+        fd, self.event_fd = self.event_fd, -1
+        return fd
+
+    cdef int _close(self) except -1:
+        if self.closed:
+            return 0
+        self.closed = True
+        if self.event_fd >= 0:
+            notify_write(self.event_fd)
+        self._list()
+        return 0
+
+    def shut(self):
+        """Take nothing new; what waits may still be taken."""
+        self._close()
+
+    @property
+    def memberships(self):
+        """The LocalChannels that this queue is in: {channel: (joined by name, prefixes)}."""
+        return {channel: ((<Binding>binding).exact, frozenset((<Binding>binding).prefixes))
+                for channel, binding in self.bindings.items()}
+
+    cdef int _purge(self, Binding binding) except -1:
+        cdef Py_ssize_t i, kept = 0
+        cdef queue_entry entry
+        gone = []
+        for i in range(self.count):
+            entry = self.entries[(self.first + i) & (self.capacity - 1)]
+            if entry.binding == <PyObject *>binding:
+                self.bytes_waiting -= PyBytes_GET_SIZE((<Message>entry.message).data)
+                gone.append(<object>entry.message)
+                Py_DECREF(<object>entry.message)
+                Py_DECREF(<object>entry.binding)
+            else:
+                self.entries[(self.first + kept) & (self.capacity - 1)] = entry
+                kept += 1
+        self.count = kept
+        if kept == 0 and self.event_fd >= 0 and not self.closed:
+            notify_clear(self.event_fd)
+        return 0
+
+
+cdef extern from "<sys/eventfd.h>" nogil:
+    int eventfd(unsigned int initial, int flags)
+    int EFD_NONBLOCK, EFD_CLOEXEC
+
+
+def _eventfd():
+    cdef int fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
+    if fd < 0:
+        raise OSError(errno, os.strerror(errno))
+    return fd
+
+
+def make_eventfd():
+    """A non-blocking eventfd that is closed on exec.  Raises OSError."""
+    return _eventfd()
+
+
+def eventfd_write(int fd):
+    """Make it readable."""
+    notify_write(fd)
+
+
+def eventfd_clear(int fd):
+    """Make it unreadable."""
+    notify_clear(fd)

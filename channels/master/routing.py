@@ -1,0 +1,140 @@
+"""The routing greenlet, and what a policy has to answer for the router.
+
+Runs in: router.  Never waits for a worker.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Callable
+
+import gevent
+from sortedcontainers import SortedDict
+
+from channels.core import native
+from channels.settings import Settings
+
+log = logging.getLogger("channels")
+
+TURN_RECORDS = 256
+TURN_BYTES = 256 * 1024
+ROW_IDLE_NS = 10_000_000_000
+TURNS_AT_ONCE = 32  # before the greenlets around the routing one get their turn
+
+
+class Names:
+    """The channels' names in order, for those who join by prefix.  Built when the first of them comes."""
+
+    def __init__(self, router: native.Router) -> None:
+        self._router = router
+        self._rows: SortedDict[bytes, int] | None = None
+        self._names: dict[int, bytes] = {}
+
+    def _refresh(self) -> SortedDict[bytes, int]:
+        changed = self._router.take_journal() if self._rows is not None else None
+        if self._rows is None or changed is None:
+            self._router.start_journal()
+            found = self._router.names()
+            self._rows = SortedDict((name, row) for row, name in found)
+            self._names = dict(found)
+            return self._rows
+        for row, name in changed:
+            old = self._names.pop(row, None)
+            if old is not None:
+                self._rows.pop(old, None)
+            if name is not None:
+                self._rows[name] = row
+                self._names[row] = name
+        return self._rows
+
+    def matching(self, prefix: bytes) -> list[int]:
+        """Rows of the channels whose name begins so."""
+        rows = self._refresh()
+        return [rows[name] for name in rows.irange(prefix, _after(prefix), inclusive=(True, False))]
+
+    def all(self) -> list[tuple[bytes, int]]:
+        """Every channel's name and row, by name."""
+        return list(self._refresh().items())
+
+
+def _after(prefix: bytes) -> bytes | None:
+    """The least name that comes after every name with this prefix."""
+    stem = prefix.rstrip(b"\xff")
+    return stem[:-1] + bytes([stem[-1] + 1]) if stem else None
+
+
+class Routing:
+    """The router of one segment, under gevent."""
+
+    def __init__(
+        self,
+        segment: native.Segment,
+        eventfds: Sequence[int],
+        settings: Settings,
+        on_quarantine: Callable[[int, int, str], None],
+    ) -> None:
+        self.router = native.Router(
+            segment,
+            eventfds,
+            turn_records=TURN_RECORDS,
+            turn_bytes=TURN_BYTES,
+            spill_soft_bytes=settings.spill_soft,
+            spill_hard_bytes=settings.spill_hard,
+            spill_soft_ns=int(settings.spill_soft_time * 1e9),
+            row_idle_ns=ROW_IDLE_NS,
+        )
+        self.names = Names(self.router)
+        self.on_quarantine = on_quarantine
+        self._spin_ns = int(settings.spin * 1e9)
+        self._hub = gevent.get_hub()
+        self._wake = self._hub.loop.io(eventfds[0], 1)
+        self._beat = self._hub.loop.timer(1.0, 1.0, ref=False)
+        self._running = True
+
+    def run(self) -> None:
+        """Route until stop().  The routing greenlet."""
+        router = self.router
+        self._beat.start(self._on_beat)
+        turns = 0
+        promising = True  # something came since the last look in vain
+        while self._running:
+            more = router.turn()
+            self._answer_events()
+            if more:
+                promising = True
+                turns += 1
+                if turns % TURNS_AT_ONCE == 0:
+                    gevent.sleep(0)
+                continue
+            if promising and router.look(self._spin_ns):
+                continue
+            promising = False
+            if router.sleep():
+                self._hub.wait(self._wake)
+            router.awake()
+
+    def stop(self) -> None:
+        self._running = False
+
+    def bury(self, slot: int, generation: int) -> None:
+        """A worker is dead: what it committed is routed, its subscriptions end, everyone is told.  May be repeated."""
+        self.router.bury(slot, generation)
+
+    def _on_beat(self) -> None:
+        self.router.heartbeat()
+
+    def _answer_events(self) -> None:
+        for kind, slot, generation, detail in self.router.events():
+            if kind == "prefix":
+                self._carry_out_prefix(slot)
+            elif kind == "quarantine":
+                log.error("worker=%d gen=%d quarantined: %s", slot, generation, detail)
+                self.on_quarantine(slot, generation, detail)
+            elif kind == "attached":
+                log.debug("worker=%d gen=%d attached", slot, generation)
+
+    def _carry_out_prefix(self, slot: int) -> None:
+        pending = self.router.prefix_pending(slot)
+        if pending is not None:
+            self.router.prefix(slot, self.names.matching(pending[0]))

@@ -1,0 +1,178 @@
+"""Sizes, limits and periods with their units and defaults, validated once.
+
+Pure: reads no file and no environment; `cli` and `master` hand in what they found.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Callable
+
+from channels.errors import BadSetting
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+def _between(low: float, high: float) -> Callable[[Any], str | None]:
+    def check(value: Any) -> str | None:
+        return None if low <= value <= high else f"must be between {low:,} and {high:,}"
+
+    return check
+
+
+def _ring(value: Any) -> str | None:
+    return (
+        None if 4096 <= value <= 1 << 30 and value & (value - 1) == 0 else "must be a power of two from 4096 to 2**30"
+    )
+
+
+def _one_of(*choices: str) -> Callable[[Any], str | None]:
+    def check(value: Any) -> str | None:
+        return None if value in choices else f"must be one of {', '.join(choices)}"
+
+    return check
+
+
+def setting(
+    default: Any, doc: str, unit: str = "", check: Callable[[Any], str | None] | None = None, flags: str = ""
+) -> Any:
+    """A field of Settings: what it means, its unit, what it may be, its other names on the command line."""
+    metadata = {"doc": doc, "unit": unit, "check": check, "flags": tuple(flags.split())}
+    if isinstance(default, (list, dict)):
+        return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Everything that can be set.  One instance per master; workers inherit it by the fork."""
+
+    app: str = setting("", "the WSGI application: MODULE:NAME, or MODULE:CALL() for a factory")
+    bind: list[str] = setting(["127.0.0.1:8000"], "where to listen: HOST:PORT, [IPV6]:PORT or unix:PATH", flags="-b")
+    workers: int = setting(1, "worker processes", check=_between(1, 120), flags="-w")
+    max_workers: int = setting(0, "workers at most, so that TTIN has room; 0: twice `workers`", check=_between(0, 120))
+    chdir: str = setting("", "directory to change to before the application is imported")
+    no_monkey: bool = setting(False, "do not monkey-patch the standard library for gevent")
+
+    channels_max: int = setting(65536, "channels that may exist at once", check=_between(16, 1 << 26))
+    ring_size: int = setting(256 * KIB, "ring between a worker and the router, each way", "bytes", _ring)
+    alert_ring_size: int = setting(16 * KIB, "ring from each worker to each other", "bytes", _ring)
+    message_max: int = setting(64 * MIB, "largest message or alert", "bytes", _between(1, (1 << 32) - 1))
+    assembly_max: int = setting(
+        256 * MIB, "large bodies that a worker may be receiving at once", "bytes", _between(1, 1 << 40)
+    )
+    spill_soft: int = setting(
+        8 * MIB,
+        "what the router keeps for a worker that is behind, for `spill_soft_time`",
+        "bytes",
+        _between(0, 1 << 40),
+    )
+    spill_soft_time: float = setting(10.0, "how long that may be exceeded", "seconds", _between(0, 86400))
+    spill_hard: int = setting(
+        32 * MIB, "what it keeps at most; then the newest is dropped", "bytes", _between(0, 1 << 40)
+    )
+    send_timeout: float = setting(5.0, "how long a send waits for room by default", "seconds", _between(0, 86400))
+    join_timeout: float = setting(30.0, "how long a join waits for the router", "seconds", _between(0.01, 86400))
+    stall_timeout: float = setting(
+        1.0, "a worker that takes nothing of a large message for so long misses it", "seconds", _between(0.01, 86400)
+    )
+    queue_length: int = setting(1000, "messages that a subscription holds by default", "messages", _between(1, 1 << 30))
+    queue_bytes: int = setting(64 * MIB, "bytes that a subscription holds by default", "bytes", _between(1, 1 << 40))
+    alert_queue_length: int = setting(16384, "alerts that wait for one handler", "alerts", _between(1, 1 << 30))
+    alert_queue_bytes: int = setting(128 * MIB, "bytes that wait for one handler", "bytes", _between(1, 1 << 40))
+    alert_hops_max: int = setting(
+        16, "handlers that send alerts whose handlers send alerts ...; 0: no limit", "alerts", _between(0, 254)
+    )
+    spin: float = setting(
+        20e-6, "how long to look for more before going to sleep; 0 saves power", "seconds", _between(0, 0.001)
+    )
+
+    timeout: float = setting(
+        30.0, "a worker whose loop does not turn for so long is killed; 0: never", "seconds", _between(0, 86400), "-t"
+    )
+    graceful_timeout: float = setting(30.0, "how long a worker may take to finish", "seconds", _between(0, 86400))
+    boot_timeout: float = setting(60.0, "how long a worker may take to start", "seconds", _between(0.1, 86400))
+    loglevel: str = setting(
+        "info",
+        "what goes to the error log",
+        check=_one_of("debug", "info", "warning", "error", "critical"),
+        flags="--log-level",
+    )
+
+    @property
+    def slots(self) -> int:
+        """Slots of the segment: the router's, the workers', and as many again for reloads."""
+        most = max(self.max_workers or 2 * self.workers, self.workers)
+        return 1 + max(most, self.workers) + max(self.workers, 2)
+
+
+def _parse(field: dataclasses.Field[Any], value: Any) -> Any:
+    """A value from a file, the environment or the command line, as the field's type."""
+    kind = str(field.type)
+    try:
+        if kind.startswith("list"):
+            return [part.strip() for part in value.split(",")] if isinstance(value, str) else list(value)
+        if kind == "bool":
+            if isinstance(value, str):
+                return {
+                    "1": True,
+                    "true": True,
+                    "yes": True,
+                    "on": True,
+                    "0": False,
+                    "false": False,
+                    "no": False,
+                    "off": False,
+                    "": False,
+                }[value.lower()]
+            if not isinstance(value, bool):
+                raise ValueError
+            return value
+        if kind == "int":
+            if isinstance(value, bool) or (isinstance(value, float) and value != int(value)):
+                raise ValueError
+            return int(value)
+        if kind == "float":
+            if isinstance(value, bool):
+                raise ValueError
+            return float(value)
+        if kind == "str":
+            if not isinstance(value, str):
+                raise ValueError
+            return value
+    except (KeyError, ValueError, TypeError, AttributeError):
+        raise BadSetting(field.name, value, f"must be {_KINDS.get(kind, kind)}") from None
+    return value
+
+
+_KINDS = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "text"}
+FIELDS: dict[str, dataclasses.Field[Any]] = {field.name: field for field in dataclasses.fields(Settings)}
+
+
+def make(layers: Sequence[Mapping[str, Any]]) -> Settings:
+    """Settings from layers, the later ones winning.  Raises BadSetting."""
+    values: dict[str, Any] = {}
+    for layer in layers:
+        for name, value in layer.items():
+            field = FIELDS.get(name)
+            if field is None:
+                raise BadSetting(name, value, "there is no such setting; see `channels --help`")
+            parsed = _parse(field, value)
+            check = field.metadata.get("check")
+            problem = check(parsed) if check is not None else None
+            if problem is not None:
+                raise BadSetting(name, value, problem)
+            values[name] = parsed
+    settings = Settings(**values)
+    if settings.max_workers and settings.max_workers < settings.workers:
+        raise BadSetting("max_workers", settings.max_workers, f"must be at least workers={settings.workers}")
+    return settings
+
+
+def from_environment(environment: Mapping[str, str] | None = None) -> dict[str, str]:
+    """CHANNELS_WORKERS=4 is workers=4; others are left alone."""
+    found = os.environ if environment is None else environment
+    return {name: found[f"CHANNELS_{name.upper()}"] for name in FIELDS if f"CHANNELS_{name.upper()}" in found}

@@ -1,0 +1,425 @@
+"""Alerts: named messages from one worker to another, straight, not through the master.
+
+After ngx_lua_ipc.  Order is kept from one sender to one receiver.  Runs in: worker.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Mapping
+from typing import Any, Callable
+
+import gevent
+from greenlet import getcurrent
+
+from channels.core import native
+from channels.errors import AlertLoop, CallTimeout, ChannelsError, RemoteError, RingFull, WorkerGone
+from channels.worker import client as fabric
+
+log = logging.getLogger("channels")
+
+Handler = Callable[[bytes], Any]
+
+RUN_AT_ONCE = 512  # alerts that one handler takes before other greenlets get their turn
+DETAIL_MAX = 1000  # characters of an error's text that travel
+
+
+class _Receiver:
+    """One name's handler, its queue, and the greenlet that runs it in order."""
+
+    def __init__(self, box: Box, name: bytes, handler: Handler, ordered: bool) -> None:
+        settings = box.client.settings
+        self.box = box
+        self.name = name
+        self.handler = handler
+        self.queue = native.AlertQueue(
+            box.client.endpoint, name, settings.alert_queue_length, settings.alert_queue_bytes
+        )
+        self.queue.handler = handler
+        self.greenlet = gevent.spawn(self._run_in_order if ordered else self._run_apart)
+
+    def _run_in_order(self) -> None:
+        queue = self.queue
+        queue.enter(getcurrent())
+        try:
+            while not queue.closed:
+                if queue.run(RUN_AT_ONCE, self._finish):
+                    gevent.sleep(0)
+                else:
+                    self._wait()
+        finally:
+            queue.leave(getcurrent())
+
+    def _run_apart(self) -> None:
+        queue = self.queue
+        while not queue.closed:
+            alert = queue.take()
+            if alert is None:
+                self._wait()
+            else:
+                gevent.spawn(self._handle, *alert)
+
+    def _wait(self) -> None:
+        queue = self.queue
+        if len(queue) or queue.closed:
+            return
+        queue.waiter = getcurrent()
+        try:
+            self.box.client.hub.switch()
+        finally:
+            queue.waiter = None
+
+    def _handle(self, data: bytes, source: int, correlation: int | None, hops: int) -> None:
+        context = native.AlertContext(source, correlation, hops)
+        endpoint = self.box.client.endpoint
+        context.enter(endpoint, getcurrent())
+        try:
+            result, error = None, None
+            try:
+                result = self.handler(data)
+            except Exception as caught:
+                error = caught
+            self._settle(source, correlation, result, error)
+        finally:
+            context.leave(endpoint, getcurrent())
+
+    def _finish(self, result: Any, error: Exception | None) -> None:
+        source, correlation, _ = self.queue.context
+        self._settle(source, correlation, result, error)
+
+    def _settle(self, source: int, correlation: int | None, result: Any, error: Exception | None) -> None:
+        if error is None and result is not None:
+            try:
+                result = memoryview(result).tobytes()
+            except TypeError:
+                error = TypeError(f"a handler returns bytes or None, not {type(result).__name__}")
+        if error is not None:
+            log.error("alert=%s handler failed", self.name.decode(errors="replace"), exc_info=error)
+        if correlation is not None:
+            self.box.answer(source, correlation, result, error)
+
+    def close(self) -> None:
+        self.queue.close()
+        if self.greenlet is not getcurrent() and self.queue.waiter is not None:
+            self.box.client.hub.loop.run_callback(self._wake)
+
+    def _wake(self) -> None:
+        if self.queue.waiter is not None:
+            self.box.client._switch(self.queue.waiter)
+
+
+class _Call:
+    __slots__ = ("name", "outcome", "wake", "worker")
+
+    def __init__(self, worker: tuple[int, int], name: bytes) -> None:
+        self.wake = fabric._Wake()
+        self.worker = worker
+        self.name = name
+        self.outcome: bytes | Exception | None = None
+
+
+class Box:
+    """The alerts of this worker: its handlers, and the calls that wait for an answer."""
+
+    def __init__(self, client: fabric.Client) -> None:
+        self.client = client
+        self.receivers: dict[bytes, _Receiver] = {}
+        self._calls: dict[int, _Call] = {}
+        self._correlation = 0
+        client.on_event["reply"] = self._on_reply
+        client.on_event["refused"] = self._on_refused
+        client.on_event["gone"] = self._on_gone
+
+    # ---- receiving ----
+
+    def receive(self, name: str | bytes, handler: Handler | None, ordered: bool) -> None:
+        raw = native.alert_name(name)
+        old = self.receivers.pop(raw, None)
+        if old is not None:
+            old.close()
+        native.set_alert_queue(self.client.endpoint, raw, None)
+        if handler is not None:
+            if not callable(handler):
+                raise TypeError(f"a handler must be callable, not {type(handler).__name__}")
+            receiver = self.receivers[raw] = _Receiver(self, raw, handler, ordered)
+            native.set_alert_queue(self.client.endpoint, raw, receiver.queue)
+
+    # ---- sending ----
+
+    def hops(self) -> int:
+        """One more than the alert has whose handler this greenlet runs."""
+        context = native.alert_context(self.client.endpoint)
+        if context is None:
+            return 0
+        hops = int(context[2]) + 1
+        most = self.client.settings.alert_hops_max
+        if most and hops > most:
+            raise AlertLoop(hops)
+        return min(hops, 255)
+
+    def send(
+        self, target: tuple[int, int], name: bytes, data: Any, flags: int, correlation: int, timeout: float | None
+    ) -> None:
+        endpoint = self.client.endpoint
+        hops = self.hops()
+        if target[0] == endpoint.slot:
+            _check_size(self.client, data)
+            native.alert_self(endpoint, native.ALERT, flags, hops, correlation, name, _bytes(data))
+            return
+        left = native.send_alerts(endpoint, [target], flags, hops, correlation, name, data)
+        if left is not None:
+            self._send_left(left, name, data, flags, hops, correlation, timeout)
+
+    def broadcast(self, name: bytes, data: Any, timeout: float | None) -> None:
+        hops = self.hops()
+        endpoint = self.client.endpoint
+        left = native.send_alerts(endpoint, None, 0, hops, 0, name, data)
+        if left is not None:
+            alive = [entry for entry in left if entry[2] != "gone"]
+            if alive:
+                self._send_left(alive, name, data, 0, hops, 0, timeout)
+
+    def _send_left(
+        self,
+        left: list[tuple[int, int, str]],
+        name: bytes,
+        data: Any,
+        flags: int,
+        hops: int,
+        correlation: int,
+        timeout: float | None,
+    ) -> None:
+        """What did not go at once: wait for room, or travel in fragments."""
+        if len(left) == 1 and left[0][2] == "gone":
+            raise WorkerGone(left[0][0])
+        limit = self.client.settings.send_timeout if timeout is None else timeout
+        deadline = None if limit == math.inf else time.monotonic() + limit
+        targets = [(slot, generation) for slot, generation, _ in left]
+        parcel = native.Parcel(self.client.endpoint, native.ALERT, flags, hops, correlation, name, data, targets)
+        done = False
+        try:
+            done = self.client.pump(parcel, deadline, None)
+        finally:
+            if not done:
+                late = [slot for slot, _ in parcel.waiting]
+                self.client.abort(parcel)
+        if not done:
+            raise RingFull(f"worker {', '.join(map(str, late))}", limit)
+        if len(targets) == 1 and not parcel.delivered:
+            raise WorkerGone(targets[0][0])
+
+    def answer(self, source: int, correlation: int, result: bytes | None, error: Exception | None) -> None:
+        """The outcome of a call goes back; from a greenlet of its own when that has to wait."""
+        endpoint = self.client.endpoint
+        kind = native.REPLY if error is None else native.ERROR
+        flags = native.NONE if error is None and result is None else 0
+        data = result or b""
+        if error is not None:
+            data = f"{type(error).__name__}: {error}"[:DETAIL_MAX].encode(errors="replace")
+        if source == endpoint.id:
+            native.alert_self(endpoint, kind, flags, 0, correlation, b"", data)
+            return
+        parcel = native.Parcel(endpoint, kind, flags, 0, correlation, b"", data, [native.split_id(source)])
+        if not parcel.pump(fabric.PARCEL_RECORDS):
+            gevent.spawn(self._finish_answer, parcel)
+
+    def _finish_answer(self, parcel: native.Parcel) -> None:
+        deadline = time.monotonic() + self.client.settings.send_timeout
+        if not self.client.pump(parcel, deadline, None):
+            self.client.abort(parcel)
+
+    # ---- calling ----
+
+    def call_start(self, target: tuple[int, int], name: bytes, data: Any, timeout: float | None) -> tuple[int, _Call]:
+        self._correlation += 1
+        correlation = self._correlation
+        call = self._calls[correlation] = _Call(target, name)
+        try:
+            self.send(target, name, data, native.CALL, correlation, timeout)
+        except BaseException:
+            del self._calls[correlation]
+            raise
+        return correlation, call
+
+    def call_wait(self, correlation: int, call: _Call, deadline: float | None, timeout: float | None) -> bytes | None:
+        try:
+            while not call.wake.fired:
+                left = None if deadline is None else deadline - time.monotonic()
+                if not self.client.park(call.wake, left) and (left is not None or getcurrent() is self.client.hub):
+                    raise CallTimeout(call.worker[0], call.name.decode(), timeout or 0.0)
+        finally:
+            self._calls.pop(correlation, None)
+        if isinstance(call.outcome, Exception):
+            raise call.outcome
+        return call.outcome
+
+    def _on_reply(self, correlation: int, failed: bool, data: bytes | None, source: int) -> None:
+        call = self._calls.get(correlation)
+        if call is None or native.join_id(*call.worker) != source:
+            return  # too late, or somebody else's: its asker has had its outcome
+        if failed:
+            call.outcome = RemoteError(call.worker[0], call.name.decode(), (data or b"").decode(errors="replace"))
+        else:
+            call.outcome = data
+        self.client.fire(call.wake)
+
+    def _on_refused(self, source: int, correlation: int, name: bytes, why: str) -> None:
+        self.answer(source, correlation, None, ChannelsError(why))
+
+    def _on_gone(self, slot: int, generation: int) -> None:
+        for call in list(self._calls.values()):
+            if call.worker[0] == slot and call.worker[1] <= generation and not call.wake.fired:
+                call.outcome = WorkerGone(slot)
+                self.client.fire(call.wake)
+
+
+def _bytes(data: Any) -> bytes:
+    if isinstance(data, str):
+        raise TypeError("data must be bytes-like, not str; encode it first: data.encode()")
+    return data if type(data) is bytes else memoryview(data).tobytes()
+
+
+def _check_size(client: fabric.Client, data: Any) -> None:
+    size = memoryview(_bytes(data)).nbytes
+    if size > client.settings.message_max:
+        from channels.errors import MessageTooBig
+
+        raise MessageTooBig(size, client.settings.message_max)
+
+
+_box: Box | None = None
+
+
+def box(what: str) -> Box:
+    """This worker's.  Raises NotAttached, ForkedProcess."""
+    global _box
+    client = fabric.current(what)
+    if _box is None or _box.client is not client:
+        _box = Box(client)
+    return _box
+
+
+# ---- the public face ----
+
+
+def send(
+    pid: int | None, name: str | bytes, data: bytes, *, worker: int | None = None, timeout: float | None = None
+) -> None:
+    """Send an alert to the worker with this process id, or, with pid None, to the one in slot `worker`.
+
+    Waits cooperatively for room, at most `timeout` seconds (default `settings.send_timeout`).
+
+    Raises:
+        WorkerGone: No ready worker there; nothing was sent.
+        RingFull: No room in time; nothing was delivered.
+        BadAlertName, MessageTooBig, TypeError: The arguments; nothing was sent.
+        AlertLoop: Sent by a handler that is the last of too long a chain.
+    """
+    mine = box("alerts.send")
+    mine.send(mine.client.find_worker(pid, worker), native.alert_name(name), data, 0, 0, timeout)
+
+
+def broadcast(name: str | bytes, data: bytes, *, timeout: float | None = None) -> None:
+    """Send an alert to every ready worker, the sender included.
+
+    Raises:
+        RingFull: Some worker had no room in time; the others have got it.
+        BadAlertName, MessageTooBig, TypeError, AlertLoop: Nothing was sent.
+    """
+    box("alerts.broadcast").broadcast(native.alert_name(name), data, timeout)
+
+
+def receive(
+    name: str | bytes | Mapping[str, Handler | None], handler: Handler | Any | None = ..., *, ordered: bool = True
+) -> Any:
+    """Call `handler(data: bytes)` for each alert of this name; None removes it; without it, a decorator.
+
+    Also takes a dict of names and handlers.  Handlers of one name run one after the other in the order of arrival, in a
+    greenlet of theirs; with `ordered=False` each alert gets a greenlet of its own.  What a handler returns answers a
+    call; what it raises is logged.
+    """
+    mine = box("alerts.receive")
+    if isinstance(name, Mapping):
+        for key, value in name.items():
+            mine.receive(key, value, ordered)
+        return None
+    if handler is ...:
+
+        def decorate(function: Handler) -> Handler:
+            mine.receive(name, function, ordered)
+            return function
+
+        return decorate
+    mine.receive(name, handler, ordered)
+    return None
+
+
+def reply(name: str | bytes, data: bytes, *, timeout: float | None = None) -> None:
+    """Inside a handler: send an alert back to the worker whose alert is being handled.
+
+    Raises:
+        RuntimeError: Not inside a handler.
+        WorkerGone, RingFull, BadAlertName, MessageTooBig, TypeError, AlertLoop: As send().
+    """
+    mine = box("alerts.reply")
+    context = native.alert_context(mine.client.endpoint)
+    if context is None:
+        raise RuntimeError("alerts.reply works inside a handler only; use alerts.send(pid, ...)")
+    mine.send(native.split_id(context[0]), native.alert_name(name), data, 0, 0, timeout)
+
+
+def sender() -> int | None:
+    """Inside a handler the sending worker's process id, else None.  `alerts.sender` reads it."""
+    mine = box("alerts.sender")
+    context = native.alert_context(mine.client.endpoint)
+    if context is None:
+        return None
+    slot, generation = native.split_id(context[0])
+    if slot == mine.client.endpoint.slot:
+        return mine.client.pid
+    now, pid, *_ = mine.client.segment.slot(slot)
+    return int(pid) if now == generation else None
+
+
+def call(
+    pid: int | None, name: str | bytes, data: bytes, *, worker: int | None = None, timeout: float | None = None
+) -> bytes | None:
+    """What the handler of that worker returns.  Waits cooperatively, at most `timeout` seconds; None: for ever.
+
+    Raises:
+        CallTimeout, WorkerGone, RemoteError: Exactly one of these, when there is no answer.
+        RingFull, BadAlertName, MessageTooBig, TypeError, AlertLoop: As send(); the handler was not called.
+    """
+    mine = box("alerts.call")
+    raw = native.alert_name(name)
+    deadline = None if timeout is None else time.monotonic() + timeout
+    correlation, started = mine.call_start(mine.client.find_worker(pid, worker), raw, data, timeout)
+    return mine.call_wait(correlation, started, deadline, timeout)
+
+
+def call_all(name: str | bytes, data: bytes, *, timeout: float | None = None) -> dict[int, bytes | Exception | None]:
+    """Call every ready worker, the own one included: {worker id: what its handler returned, or the exception}."""
+    mine = box("alerts.call_all")
+    raw = native.alert_name(name)
+    _check_size(mine.client, data)
+    deadline = None if timeout is None else time.monotonic() + timeout
+    endpoint = mine.client.endpoint
+    answers: dict[int, bytes | Exception | None] = {}
+    started: dict[int, tuple[int, _Call]] = {}
+    for target in [(endpoint.slot, endpoint.generation), *mine.client.ready_peers()]:
+        try:
+            started[target[0]] = mine.call_start(target, raw, data, timeout)
+        except (WorkerGone, RingFull) as error:
+            answers[target[0]] = error
+    try:
+        for slot, (correlation, waiting) in started.items():
+            try:
+                answers[slot] = mine.call_wait(correlation, waiting, deadline, timeout)
+            except (CallTimeout, WorkerGone, RemoteError) as error:
+                answers[slot] = error
+    finally:
+        for correlation, _ in started.values():
+            mine._calls.pop(correlation, None)
+    return dict(sorted(answers.items()))

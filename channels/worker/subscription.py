@@ -1,0 +1,461 @@
+"""Cores and subscriptions: who, inside a worker, receives what; and the waiting.
+
+A core is a request, or, outside of one, a greenlet.  Everything it joined ends with it.  Runs in: worker.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import os
+import time
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import gevent
+from greenlet import getcurrent
+
+from channels.core import native
+from channels.errors import ClientGone, Draining, StreamEnded, SubscriptionClosed
+from channels.worker import client as fabric
+
+POLICIES = {"drop_oldest": native.DROP_OLDEST, "drop_newest": native.DROP_NEWEST, "close": native.CLOSE}
+READ, WRITE = 1, 2
+
+Message = native.Message
+
+
+class Subscription(native.Queue):
+    """Messages of the channels and prefixes it has joined, in a bounded queue of its own.
+
+    Belongs to the core that made it and is closed with it.  One greenlet at a time may wait on it.
+    """
+
+    def __new__(cls, client: fabric.Client, maxlen: int, max_bytes: int, overflow: int) -> Subscription:
+        return super().__new__(cls, client.endpoint, maxlen, max_bytes, overflow)
+
+    def __init__(self, client: fabric.Client, maxlen: int, max_bytes: int, overflow: int) -> None:
+        self._client = client
+        self._core: Core | None = None
+        self._reason: type[StreamEnded] | None = None
+
+    # ---- joining ----
+
+    def join(self, *names: str | bytes) -> None:
+        """Join channels; a trailing `*` joins every channel with that prefix, those that come later included.
+
+        Done when it returns.  Waits cooperatively for the router.
+
+        Raises:
+            ChannelTableFull: No row is left; what was joined before stays joined.
+            RouterUnavailable: No answer within `settings.join_timeout`.
+            BadChannelName, SubscriptionClosed.
+        """
+        for name in names:
+            if self.closed:
+                raise SubscriptionClosed()
+            text = name.decode() if isinstance(name, bytes) else name
+            if text.endswith("*"):
+                self._client.join_prefix(self, text[:-1])
+            else:
+                self._client.join(self, text)
+
+    def leave(self, *names: str | bytes) -> None:
+        """Leave them, and forget what waits of them.  Does not wait."""
+        for name in names:
+            text = name.decode() if isinstance(name, bytes) else name
+            if text.endswith("*"):
+                self._client.leave_prefix(self, text[:-1])
+            else:
+                self._client.leave(self, text)
+
+    @property
+    def channels(self) -> list[str]:
+        """What was joined: names, and prefixes with their `*`; sorted."""
+        names = {channel.name for channel, (exact, _) in self.memberships.items() if exact}
+        names.update(f"{local.name}*" for local in self._client.prefixes.values() if self in local.queues)
+        return sorted(names)
+
+    # ---- taking ----
+
+    def get(self, timeout: float | None = None) -> Message | None:
+        """The next message; None when `timeout` seconds are over.  Waits cooperatively.
+
+        Raises:
+            SubscriptionClosed: It was closed and nothing waits any more.
+        """
+        message = self.take()
+        if message is not None:
+            return message
+        if not self.wait(timeout):
+            if self.closed and not self.pending:
+                raise SubscriptionClosed()
+            return None
+        return self.take()
+
+    def get_nowait(self) -> Message | None:
+        """The next message, or None."""
+        return self.take()
+
+    def drain(self) -> list[Message]:
+        """Every message that waits."""
+        return self.take_all()
+
+    def wait(self, timeout: float | None) -> bool:
+        """Until a message waits: True; closed, or out of time: False."""
+        if self.pending:
+            return True
+        client = self._client
+        greenlet = getcurrent()
+        if greenlet is client.hub:
+            raise RuntimeError("nothing may wait in a callback of the hub; use gevent.spawn")
+        client._check_wait("waiting on a subscription")
+        if self.waiter is not None:
+            raise RuntimeError("another greenlet waits on this subscription; give each one of its own")
+        timer = None
+        deadline = None
+        if timeout is not None:
+            if timeout <= 0:
+                return False
+            deadline = time.monotonic() + timeout
+            timer = client.hub.loop.timer(timeout)
+            timer.start(client._switch, greenlet)
+        core = self._core
+        self.waiter = greenlet
+        try:
+            if core is not None:
+                core.begin_wait()
+            while not self.pending and not self.closed:
+                client.hub.switch()
+                if deadline is not None and time.monotonic() >= deadline:
+                    break
+        finally:
+            self.waiter = None
+            if core is not None:
+                core.end_wait()
+            if timer is not None:
+                timer.stop()
+                timer.close()
+        return self.pending > 0
+
+    # ---- the end ----
+
+    def close(self) -> None:
+        """Leave everything; what waits is forgotten, whoever waits is woken.  May be repeated."""
+        self.end(None)
+        for channel, (exact, _) in self.memberships.items():
+            if exact:
+                self._client.leave(self, channel.name)
+        for prefix in [local.name for local in self._client.prefixes.values() if self in local.queues]:
+            self._client.leave_prefix(self, prefix)
+        self.take_all()
+        fd = self.release_fd()
+        if fd >= 0:
+            os.close(fd)
+        if self._core is not None:
+            self._core.subscriptions.discard(self)
+            self._core = None
+
+    def end(self, reason: type[StreamEnded] | None) -> None:
+        """Take nothing new; who iterates gets what waits and then stops."""
+        self._reason = self._reason or reason
+        self.shut()
+        self._client._schedule()
+
+    def __enter__(self) -> Subscription:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else ", ".join(self.channels) or "nothing joined"
+        return f"<Subscription {state}; {self.pending} pending, {self.dropped} dropped>"
+
+
+class Core:
+    """A request, or a greenlet outside of one: owner of subscriptions, one of which is that of channel_join."""
+
+    def __init__(self, client: fabric.Client, watcher: Any = None) -> None:
+        self.client = client
+        self.subscriptions: set[Subscription] = set()
+        self.own: Subscription | None = None
+        self.ended: type[StreamEnded] | None = None
+        self._watcher = watcher  # .start(core), .stop(): sees that the client has gone while somebody waits
+        self._waiting = 0
+        self._wakes: set[Any] = set()
+
+    def subscription(self, maxlen: int | None, max_bytes: int | None, overflow: str) -> Subscription:
+        """A new one that is closed with this core."""
+        if overflow not in POLICIES:
+            raise ValueError(f"overflow must be one of {', '.join(POLICIES)}, not {overflow!r}")
+        settings = self.client.settings
+        made = Subscription(
+            self.client,
+            settings.queue_length if maxlen is None else maxlen,
+            settings.queue_bytes if max_bytes is None else max_bytes,
+            POLICIES[overflow],
+        )
+        made._core = self
+        self.subscriptions.add(made)
+        if self.ended is not None:
+            made.end(self.ended)
+        return made
+
+    def main(self) -> Subscription:
+        """The subscription of channel_join, channel_fd and channel_recv."""
+        if self.own is None:
+            self.own = self.subscription(None, None, "drop_oldest")
+        return self.own
+
+    def begin_wait(self) -> None:
+        self._waiting += 1
+        if self._waiting == 1 and self._watcher is not None:
+            self._watcher.start(self)
+
+    def end_wait(self) -> None:
+        self._waiting -= 1
+        if self._waiting == 0 and self._watcher is not None:
+            self._watcher.stop()
+
+    def end(self, reason: type[StreamEnded]) -> None:
+        """The client has gone, or the worker drains: whoever waits here is woken and told."""
+        if self.ended is None:
+            self.ended = reason
+        for subscription in list(self.subscriptions):
+            subscription.end(reason)
+        if self._wakes:
+            self.client.hub.loop.run_callback(self._wake)
+
+    def _wake(self) -> None:
+        for greenlet in list(self._wakes):
+            if greenlet in self._wakes:  # it still waits where it said
+                self.client._switch(greenlet)
+
+    def check(self) -> None:
+        """Raises ClientGone or Draining when this core is to end."""
+        if self.ended is not None:
+            raise self.ended()
+
+    def close(self) -> None:
+        """The request, or the greenlet, is over.  May be repeated; never waits."""
+        self._watcher = None
+        for subscription in list(self.subscriptions):
+            subscription.close()
+        self.own = None
+
+
+_request_core: contextvars.ContextVar[Core | None] = contextvars.ContextVar("channels_core", default=None)
+_greenlet_cores: weakref.WeakKeyDictionary[Any, Core] = weakref.WeakKeyDictionary()
+_open_cores: weakref.WeakSet[Core] = weakref.WeakSet()
+
+
+def bind_request(watcher: Any = None) -> tuple[Core, contextvars.Token[Core | None]]:
+    """The server: a request begins in this greenlet."""
+    core = Core(fabric.current("a request"), watcher)
+    _open_cores.add(core)
+    return core, _request_core.set(core)
+
+
+def unbind_request(core: Core, token: contextvars.Token[Core | None]) -> None:
+    """The server: it is over, however it ended."""
+    try:
+        _request_core.reset(token)
+    except ValueError:  # closed from another context, as when a response is closed by another greenlet
+        pass
+    core.close()
+
+
+def current_core() -> Core:
+    """This request's core, or this greenlet's."""
+    core = _request_core.get()
+    if core is not None:
+        return core
+    greenlet = getcurrent()
+    core = _greenlet_cores.get(greenlet)
+    if core is None:
+        core = _greenlet_cores[greenlet] = Core(fabric.current("a channel"))
+        _open_cores.add(core)
+        if isinstance(greenlet, gevent.Greenlet):
+            greenlet.rawlink(_close_greenlet_core)
+        else:
+            weakref.finalize(greenlet, core.close).atexit = False
+    return core
+
+
+def _close_greenlet_core(greenlet: Any) -> None:
+    core = _greenlet_cores.pop(greenlet, None)
+    if core is not None:
+        core.close()
+
+
+def open_cores() -> Iterator[Core]:
+    """Every core that has not ended."""
+    return iter(list(_open_cores))
+
+
+def drain_cores() -> None:
+    """The worker drains: every stream is to end."""
+    for core in open_cores():
+        core.end(Draining)
+
+
+# ---- the classical face, as uWSGI drew it ----
+
+
+def channel_join(channel: str | bytes) -> None:
+    """Join a channel: whatever anyone on this host sends after it returned is received by this core.
+
+    A core is the running request, or the running greenlet outside of a request.  Waits cooperatively for the router.
+    Runs in: worker.
+
+    Args:
+        channel: 1 to 255 bytes of UTF-8 without control characters; a trailing `*` is a name's own here.
+
+    Raises:
+        ChannelTableFull, RouterUnavailable, BadChannelName, TypeError, NotAttached, ForkedProcess.
+    """
+    fabric.current("channel_join")
+    core = current_core()
+    core.check()
+    core.client.join(core.main(), native.check_name(channel))
+
+
+def channel_leave(channel: str | bytes) -> None:
+    """Leave it: nothing of it is received afterwards, what waits in the queue included.  Does not wait."""
+    fabric.current("channel_leave")
+    core = current_core()
+    core.client.leave(core.main(), native.check_name(channel))
+
+
+def channel_fd() -> int:
+    """A real descriptor of this core, readable while messages wait, or for ever once the core is to end."""
+    fabric.current("channel_fd")
+    return current_core().main().fileno()
+
+
+def channel_recv() -> bytes | None:
+    """The next message's body, or None when none waits.  Never waits.
+
+    Raises:
+        ClientGone, Draining: None waits and none will; let it pass, the server ends the response cleanly.
+    """
+    fabric.current("channel_recv")
+    core = current_core()
+    body = core.main().take_data()
+    if body is None:
+        core.check()
+    return body
+
+
+def subscribe(
+    *channels: str | bytes, maxlen: int | None = None, max_bytes: int | None = None, overflow: str = "drop_oldest"
+) -> Subscription:
+    """A subscription of this core to these channels and prefixes, joined when it returns.
+
+    Args:
+        channels: Names; a trailing `*` stands for every channel with that prefix.
+        maxlen: Messages it holds; default `settings.queue_length`.
+        max_bytes: Bytes of bodies it holds; default `settings.queue_bytes`.
+        overflow: "drop_oldest", "drop_newest" or "close".
+
+    Raises:
+        ChannelTableFull, RouterUnavailable, BadChannelName, ValueError, NotAttached, ForkedProcess.
+    """
+    fabric.current("subscribe")
+    core = current_core()
+    core.check()
+    made = core.subscription(maxlen, max_bytes, overflow)
+    try:
+        made.join(*channels)
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+# ---- waiting for descriptors ----
+
+
+def _wait_fd(fd: Any, events: int, timeout: float | None) -> bool:
+    hub = gevent.get_hub()
+    if getcurrent() is hub:
+        raise RuntimeError("nothing may wait in a callback of the hub; use gevent.spawn")
+    number = fd if isinstance(fd, int) else fd.fileno()
+    core = _request_core.get()
+    if core is None and fabric._current is not None:
+        core = _greenlet_cores.get(getcurrent())
+    if core is not None:
+        core.check()
+        if events == READ and core.own is not None and core.own.event_fileno == number:
+            ready = core.own.wait(timeout)
+            core.check()
+            return ready or core.own.closed
+    io = hub.loop.io(number, events)
+    timer = None
+    greenlet = getcurrent()
+    fired = False
+
+    def ready_now() -> None:
+        nonlocal fired
+        fired = True
+        greenlet.switch()
+
+    try:
+        if timeout is not None:
+            timer = hub.loop.timer(max(timeout, 0.0))
+            timer.start(greenlet.switch)
+        if core is not None:
+            core._wakes.add(greenlet)
+            core.begin_wait()
+        io.start(ready_now)
+        hub.switch()
+    finally:
+        io.stop()
+        io.close()
+        if timer is not None:
+            timer.stop()
+            timer.close()
+        if core is not None:
+            core._wakes.discard(greenlet)
+            core.end_wait()
+    if core is not None:
+        core.check()
+    return fired
+
+
+def wait_fd_read(fd: Any, timeout: float | None = None) -> bool:
+    """Wait cooperatively until a descriptor is readable: True; False after `timeout` seconds.
+
+    Works for any descriptor; for that of channel_fd() without a system call.
+
+    Raises:
+        ClientGone: The client of the running request has gone meanwhile; let it pass.
+        Draining: The worker drains; let it pass, or finish, and the stream ends cleanly.
+    """
+    return _wait_fd(fd, READ, timeout)
+
+
+def wait_fd_write(fd: Any, timeout: float | None = None) -> bool:
+    """The same until it is writable."""
+    return _wait_fd(fd, WRITE, timeout)
+
+
+__all__ = [
+    "ClientGone",
+    "Core",
+    "Message",
+    "Subscription",
+    "bind_request",
+    "channel_fd",
+    "channel_join",
+    "channel_leave",
+    "channel_recv",
+    "current_core",
+    "drain_cores",
+    "open_cores",
+    "subscribe",
+    "unbind_request",
+    "wait_fd_read",
+    "wait_fd_write",
+]
