@@ -1,0 +1,129 @@
+"""The only fork, exec, wait and kill.
+
+Children are known by their pidfd: a pid that was reused can neither be killed nor reaped (HAZARDS H13), and nobody else's
+child is ever waited for.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import traceback
+from typing import Callable
+
+from channels.master import signals
+
+LINK_BYTES = 65536  # the largest message on a link
+
+
+class Process:
+    """A child: its pid, a descriptor that becomes readable when it dies, and a socket to talk over."""
+
+    def __init__(self, pid: int, pidfd: int, link: socket.socket) -> None:
+        self.pid = pid
+        self.pidfd = pidfd
+        self.link = link
+        self.hung_up = False  # it has closed its end: nothing more comes but its death
+
+    def send(self, message: bytes) -> bool:
+        """Never waits.  False: it does not read, or it is gone; its death is seen elsewhere."""
+        try:
+            self.link.send(message, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        except OSError:
+            return False
+        return True
+
+    def receive(self) -> bytes | None:
+        """The next message, b"" at the end of the link, None when there is none now."""
+        try:
+            message = self.link.recv(LINK_BYTES, socket.MSG_DONTWAIT)
+        except (BlockingIOError, InterruptedError):
+            return None
+        except OSError:
+            message = b""
+        self.hung_up = not message
+        return message
+
+    def kill(self, number: int) -> None:
+        """Through the pidfd, so never to a stranger."""
+        try:
+            signal.pidfd_send_signal(self.pidfd, number)
+        except ProcessLookupError:
+            pass
+
+    def peek(self) -> int | None:
+        """How it ended (negative: by a signal), while it stays a zombie; None: it lives."""
+        found = os.waitid(_P_PIDFD, self.pidfd, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+        if found is None:
+            return None
+        return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
+
+    def reap(self) -> None:
+        """Let the zombie go.  It must be one."""
+        os.waitid(_P_PIDFD, self.pidfd, os.WEXITED)
+        self.close()
+
+    def close(self) -> None:
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
+        self.link.close()
+
+    def wait_dead(self, seconds: float) -> bool:
+        """For the very end: wait until it is a zombie."""
+        return bool(select.select([self.pidfd], [], [], max(seconds, 0.0))[0])
+
+
+_P_PIDFD = getattr(os, "P_PIDFD", 3)
+
+
+def fork(main: Callable[[socket.socket], int], close_in_child: Callable[[], None]) -> Process:
+    """A child that runs `main(link)` and ends with what it returns.
+
+    `close_in_child` closes what is this process's alone.  Signals are blocked until the child's handlers are its own.
+    Raises OSError when there are no processes or descriptors left.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        pid = os.fork()
+        if pid == 0:
+            _child(main, close_in_child, ours, theirs, blocked)
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError:
+            os.kill(pid, signal.SIGKILL)  # not reaped yet, so it cannot be anybody else
+            os.waitpid(pid, 0)
+            raise
+    except OSError:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    return Process(pid, pidfd, ours)
+
+
+def _child(
+    main: Callable[[socket.socket], int],
+    close_in_child: Callable[[], None],
+    ours: socket.socket,
+    theirs: socket.socket,
+    blocked: set[signal.Signals],
+) -> None:
+    """Never returns: what the parent was about to do is not this process's business."""
+    status = 1
+    try:
+        ours.close()
+        close_in_child()
+        signals.reset()
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        status = main(theirs)
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)

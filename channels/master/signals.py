@@ -1,0 +1,63 @@
+"""Signal -> verb, and the pipe by which a signal reaches a loop that sleeps in poll()."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+
+VERBS = {
+    signal.SIGTERM: "stop",
+    signal.SIGQUIT: "stop",
+    signal.SIGINT: "quit",
+    signal.SIGHUP: "reload",
+    signal.SIGUSR2: "upgrade",
+    signal.SIGUSR1: "reopen",
+    signal.SIGTTIN: "more",
+    signal.SIGTTOU: "fewer",
+    signal.SIGWINCH: "drain_workers",
+}
+
+
+class Inbox:
+    """Signals as they come, without a handler that does anything."""
+
+    def __init__(self) -> None:
+        self._read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._write = write
+        fcntl.fcntl(write, fcntl.F_SETFL, os.O_NONBLOCK)
+        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        for number in VERBS:
+            signal.signal(number, _noted)
+
+    def fileno(self) -> int:
+        """Readable when a signal has come."""
+        return self._read
+
+    def verbs(self) -> list[str]:
+        """What was asked for since the last call."""
+        try:
+            data = os.read(self._read, 4096)
+        except BlockingIOError:
+            return []
+        return [VERBS[signal.Signals(number)] for number in data if number in set(VERBS)]
+
+    def close(self) -> None:
+        signal.set_wakeup_fd(-1)
+        os.close(self._read)
+        os.close(self._write)
+
+
+def _noted(number: int, frame: object) -> None:
+    """The byte in the pipe is all that is needed."""
+
+
+def reset() -> None:
+    """A child's own handlers: none, and deaf to what a terminal sends to everyone."""
+    signal.set_wakeup_fd(-1)
+    for number in VERBS:
+        signal.signal(number, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGWINCH, signal.SIGTTIN, signal.SIGTTOU):
+        signal.signal(number, signal.SIG_IGN)
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)

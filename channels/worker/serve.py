@@ -1,0 +1,93 @@
+"""Serving HTTP in a worker: gevent's pywsgi behind the seam where a server of our own comes."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import gevent
+from gevent import pywsgi
+
+from channels.errors import ClientGone, StreamEnded
+from channels.worker import subscription
+from channels.worker.application import WSGIApplication
+
+log = logging.getLogger("channels")
+
+
+class _Watcher:
+    """Sees that the client has gone while the application waits."""
+
+    def __init__(self, sock: Any) -> None:
+        self._sock = sock
+        self._io: Any = None
+
+    def start(self, core: subscription.Core) -> None:
+        self._io = gevent.get_hub().loop.io(self._sock.fileno(), 1)
+        self._io.start(self._look, core)
+
+    def _look(self, core: subscription.Core) -> None:
+        try:
+            gone = self._sock._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+        except BlockingIOError:
+            return
+        except OSError:
+            gone = True
+        self.stop()
+        if gone:
+            core.end(ClientGone)
+
+    def stop(self) -> None:
+        if self._io is not None:
+            self._io.stop()
+            self._io.close()
+            self._io = None
+
+
+class _Handler(pywsgi.WSGIHandler):
+    def handle(self) -> None:
+        try:
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except OSError:
+            pass  # a Unix socket
+        super().handle()
+
+    def run_application(self) -> None:
+        core, token = subscription.bind_request(_Watcher(self.socket))
+        try:
+            super().run_application()
+        except StreamEnded:
+            self.close_connection = True
+            if self.headers_sent and self.response_use_chunked:
+                self._sendall(b"0\r\n\r\n")
+        finally:
+            subscription.unbind_request(core, token)
+
+
+class Serving:
+    """The HTTP servers of one worker, one per listener."""
+
+    def __init__(self, listeners: Sequence[socket.socket], application: WSGIApplication) -> None:
+        self._servers = []
+        for listener in listeners:
+            inherited = gevent.socket.socket(fileno=listener.detach())
+            inherited.setblocking(False)
+            self._servers.append(
+                pywsgi.WSGIServer(inherited, application, handler_class=_Handler, log=None, error_log=log)
+            )
+
+    def start(self) -> None:
+        for server in self._servers:
+            server.start()
+
+    def drain(self, seconds: float) -> None:
+        """Take nothing new; what runs may finish, streams are told to end."""
+        for server in self._servers:
+            server.stop_accepting()
+        subscription.drain_cores()
+        deadline = time.monotonic() + seconds
+        for server in self._servers:
+            server.stop(timeout=max(deadline - time.monotonic(), 0.0))
