@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Callable
 
-from channels import __version__, log, settings
-from channels.errors import ChannelsError
+from channels import __version__, identity, log, settings, settings_file
+from channels.errors import BadSetting, ChannelsError
+from channels.hooks import Hooks
+from channels.master.estate import Estate
 from channels.master.master import Master
+from channels.worker import application
 from channels.worker import main as worker
+
+STATUS_USAGE = 2
 
 
 def parser() -> argparse.ArgumentParser:
@@ -18,18 +24,26 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="channels",
         description="Serve a WSGI application with real-time channels between its worker processes.",
-        epilog="Every option is also an environment variable: --send-timeout is CHANNELS_SEND_TIMEOUT.",
+        epilog="Every option is also a name in the settings file and an environment variable: --send-timeout is "
+        "send_timeout and CHANNELS_SEND_TIMEOUT.",
     )
     made.add_argument("app", nargs="?", metavar="MODULE:APP", help=settings.FIELDS["app"].metadata["doc"])
     made.add_argument("--version", action="version", version=f"channels {__version__}")
+    made.add_argument(
+        "-c",
+        "--config",
+        metavar="FILE",
+        help=f"Python file of settings and hooks (default: {settings_file.DEFAULT}, if any)",
+    )
+    made.add_argument("--check-config", action="store_true", help="import the application, check the settings, and end")
+    made.add_argument("--print-config", action="store_true", help="print the settings in force, and end")
+    defaults = settings.Settings()
     for name, field in settings.FIELDS.items():
-        if name == "app":
-            continue
-        default = getattr(settings.Settings(), name)
+        default = getattr(defaults, name)
         unit = f", {field.metadata['unit']}" if field.metadata["unit"] else ""
-        flags = [*field.metadata["flags"], "--" + name.replace("_", "-")]
+        flags = [*field.metadata["flags"], *([] if name == "app" else ["--" + name.replace("_", "-")])]
         options: dict[str, Any] = {
-            "dest": name,
+            "dest": "wsgi_app" if name == "app" else name,
             "default": None,
             "help": f"{field.metadata['doc']} (default: {_shown(default)}{unit})".replace("%", "%%"),
         }
@@ -48,24 +62,70 @@ def _shown(value: Any) -> str:
     return "no" if value is False else str(value) if value != "" else "none"
 
 
+def _loader(given: Mapping[str, Any], config: str | None) -> Callable[[], tuple[settings.Settings, Hooks]]:
+    """Defaults < file < environment < command line; read again at each reload."""
+
+    def load() -> tuple[settings.Settings, Hooks]:
+        file_values, functions = settings_file.read(config or settings_file.DEFAULT, must_exist=config is not None)
+        loaded = settings.make([file_values, settings.from_environment(), given])
+        identity.user_id(loaded.user)
+        identity.group_id(loaded.group)
+        return loaded, Hooks(functions)
+
+    return load
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; its exit status."""
-    given = vars(parser().parse_args(arguments))
-    given = {name: value for name, value in given.items() if value is not None}
-
-    def load() -> settings.Settings:
-        return settings.make([settings.from_environment(), given])
-
+    given = {name: value for name, value in vars(parser().parse_args(arguments)).items() if value is not None}
+    config, check, show = given.pop("config", None), given.pop("check_config"), given.pop("print_config")
+    wsgi_app = given.pop("wsgi_app", None)
+    if wsgi_app is not None:
+        given.setdefault("app", wsgi_app)
+    load = _loader(given, config)
     try:
-        wanted = load()
+        wanted, hooks = load()
+        if show:
+            for name in settings.FIELDS:
+                print(f"{name} = {getattr(wanted, name)!r}")
+            return 0
         if not wanted.app:
-            raise ChannelsError("which application? channels MODULE:APP, for example channels examples.chat:app")
-        log.setup(wanted.loglevel)
-        master = Master(wanted, worker.run, load)
+            raise BadSetting("app", "", "which application? For example: channels examples.chat:app")
+        if check:
+            return _check(wanted)
+        return _serve(wanted, hooks, load)
     except ChannelsError as error:
         print(f"channels: {error}", file=sys.stderr)
-        return 2
-    return master.run()
+        return STATUS_USAGE
+
+
+def _check(wanted: settings.Settings) -> int:
+    """Import the application as a worker would."""
+    try:
+        application.load(wanted.app, wanted.chdir)
+    except ChannelsError:
+        raise
+    except Exception as error:
+        print(f"channels: cannot import {wanted.app!r}: {type(error).__name__}: {error}", file=sys.stderr)
+        return worker.STATUS_APP
+    print("the settings and the application are good")
+    return 0
+
+
+def _serve(wanted: settings.Settings, hooks: Hooks, load: Callable[[], tuple[settings.Settings, Hooks]]) -> int:
+    identity.become_init()
+    if wanted.daemon and "CHANNELS_UPGRADE" not in os.environ:
+        if wanted.errorlog in ("", "-"):
+            raise BadSetting("daemon", True, "needs a file for the errors: --error-logfile PATH")
+        identity.daemonize()
+    try:
+        log.setup(wanted.loglevel, wanted.errorlog)
+    except OSError as error:
+        raise BadSetting("errorlog", wanted.errorlog, f"cannot be written: {error.strerror}") from None
+    if wanted.worker_class:
+        log.log.info("worker_class=%s is ignored: every worker runs gevent", wanted.worker_class)
+    preloaded = application.load(wanted.app, wanted.chdir) if wanted.preload_app else None
+    return Master(wanted, hooks, Estate(wanted), worker.run, load, preloaded).run()
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ import sys
 FORMAT = "%(asctime)s [%(process)d] [%(levelname)s] %(message)s"
 TIME_FORMAT = "%Y-%m-%d %H:%M:%S %z"
 
+log = logging.getLogger("channels")
+
 _handler: logging.StreamHandler[object] | None = None
 
 
@@ -38,7 +40,7 @@ def setup(level: str, path: str = "") -> None:
         root.removeHandler(_handler)
     root.addHandler(fresh)
     _handler = fresh
-    logging.getLogger("channels").setLevel(level.upper())
+    log.setLevel(level.upper())
     if root.level in (logging.NOTSET, logging.WARNING):
         root.setLevel(min(logging.WARNING, getattr(logging, level.upper())))
 
@@ -49,4 +51,4 @@ def reopen() -> None:
         try:
             _handler.reopen()
         except OSError as error:
-            logging.getLogger("channels").error("cannot reopen the log: %s", os.strerror(error.errno or 0))
+            log.error("cannot reopen the log: %s", os.strerror(error.errno or 0))

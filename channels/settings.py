@@ -36,6 +36,11 @@ def _one_of(*choices: str) -> Callable[[Any], str | None]:
     return check
 
 
+def _environment(value: Any) -> str | None:
+    bad = [entry for entry in value if "=" not in entry or entry.startswith("=")]
+    return f"{bad[0]!r} is not NAME=VALUE" if bad else None
+
+
 def setting(
     default: Any, doc: str, unit: str = "", check: Callable[[Any], str | None] | None = None, flags: str = ""
 ) -> Any:
@@ -50,12 +55,36 @@ def setting(
 class Settings:
     """Everything that can be set.  One instance per master; workers inherit it by the fork."""
 
-    app: str = setting("", "the WSGI application: MODULE:NAME, or MODULE:CALL() for a factory")
+    app: str = setting("", "the WSGI application: MODULE:NAME, or MODULE:CALL(...) for a factory", flags="--wsgi-app")
     bind: list[str] = setting(["127.0.0.1:8000"], "where to listen: HOST:PORT, [IPV6]:PORT or unix:PATH", flags="-b")
+    backlog: int = setting(2048, "connections that the kernel queues", "connections", _between(1, 1 << 16))
     workers: int = setting(1, "worker processes", check=_between(1, 120), flags="-w")
     max_workers: int = setting(0, "workers at most, so that TTIN has room; 0: twice `workers`", check=_between(0, 120))
+    worker_class: str = setting("", "ignored: every worker runs gevent", flags="-k")
+    preload_app: bool = setting(False, "import the application once, before the workers are forked", flags="--preload")
+    reload: bool = setting(False, "for development: reload when a source file changes")
     chdir: str = setting("", "directory to change to before the application is imported")
+    raw_env: list[str] = setting([], "variables for the application: NAME=VALUE", check=_environment, flags="-e --env")
     no_monkey: bool = setting(False, "do not monkey-patch the standard library for gevent")
+    daemon: bool = setting(False, "run in the background", flags="-D")
+    pidfile: str = setting("", "file for the master's process id", flags="-p --pid")
+    user: str = setting("", "user that the workers run as", flags="-u")
+    group: str = setting("", "group that the workers run as", flags="-g")
+    umask: int = setting(
+        0, "file mode bits that new files do not get", "octal on the command line", _between(0, 0o777), "-m"
+    )
+    control: str = setting(
+        "",
+        "path of the control socket; by default beside the pidfile or in the run-time directory",
+        flags="--control-socket",
+    )
+
+    max_requests: int = setting(
+        0, "requests after which a worker is replaced; 0: never", "requests", _between(0, 1 << 40)
+    )
+    max_requests_jitter: int = setting(0, "up to so many more, at random", "requests", _between(0, 1 << 40))
+    max_age: float = setting(0.0, "age at which a worker is replaced; 0: never", "seconds", _between(0, 1 << 40))
+    max_age_jitter: float = setting(0.0, "up to so much more, at random", "seconds", _between(0, 1 << 40))
 
     channels_max: int = setting(65536, "channels that may exist at once", check=_between(16, 1 << 26))
     ring_size: int = setting(256 * KIB, "ring between a worker and the router, each way", "bytes", _ring)
@@ -94,19 +123,28 @@ class Settings:
         30.0, "a worker whose loop does not turn for so long is killed; 0: never", "seconds", _between(0, 86400), "-t"
     )
     graceful_timeout: float = setting(30.0, "how long a worker may take to finish", "seconds", _between(0, 86400))
+    drain_spread: float = setting(
+        2.0, "a draining worker ends its streams one by one over so long", "seconds", _between(0, 86400)
+    )
     boot_timeout: float = setting(60.0, "how long a worker may take to start", "seconds", _between(0.1, 86400))
+
+    errorlog: str = setting("-", "file for errors and events; -: stderr", flags="--error-logfile --log-file")
     loglevel: str = setting(
         "info",
-        "what goes to the error log",
+        "what goes there",
         check=_one_of("debug", "info", "warning", "error", "critical"),
         flags="--log-level",
     )
 
     @property
+    def most_workers(self) -> int:
+        """What TTIN can reach."""
+        return self.max_workers or 2 * self.workers
+
+    @property
     def slots(self) -> int:
         """Slots of the segment: the router's, the workers', and as many again for reloads."""
-        most = max(self.max_workers or 2 * self.workers, self.workers)
-        return 1 + max(most, self.workers) + max(self.workers, 2)
+        return 1 + self.most_workers + max(self.workers, 2)
 
 
 def _parse(field: dataclasses.Field[Any], value: Any) -> Any:
@@ -134,7 +172,7 @@ def _parse(field: dataclasses.Field[Any], value: Any) -> Any:
         if kind == "int":
             if isinstance(value, bool) or (isinstance(value, float) and value != int(value)):
                 raise ValueError
-            return int(value)
+            return int(value, 8) if field.name == "umask" and isinstance(value, str) else int(value)
         if kind == "float":
             if isinstance(value, bool):
                 raise ValueError

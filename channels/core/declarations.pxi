@@ -40,9 +40,8 @@ cdef extern from "layout.h" nogil:
     struct slot_entry:
         shared64 generation, pid
     struct supervisor_region:
-        slot_entry slot[256]
-    struct router_role:
         shared64 owner
+        slot_entry slot[256]
     struct router_control:
         shared64 armed, current, heartbeat_ns
         router_counters count
@@ -64,11 +63,15 @@ cdef extern from *:
     static inline void shared_put(shared64 *word, uint64_t value) {
         atomic_store_explicit(word, value, memory_order_release);
     }
+    static inline int shared_swap(shared64 *word, uint64_t expected, uint64_t value) {
+        return atomic_compare_exchange_strong(word, &expected, value);
+    }
     static inline void shared_plus(shared64 *word, uint64_t value) {
         atomic_store_explicit(word, atomic_load_explicit(word, memory_order_relaxed) + value, memory_order_relaxed);
     }
     """
     uint64_t shared_get(const shared64 *word) nogil
+    bint shared_swap(shared64 *word, uint64_t expected, uint64_t value) nogil
     uint64_t shared_get_acquire(const shared64 *word) nogil
     void shared_put(shared64 *word, uint64_t value) nogil
     void shared_plus(shared64 *word, uint64_t value) nogil
@@ -156,7 +159,7 @@ cdef extern from "router.h" nogil:
         uint32_t journal_count
         c_bool journal_on, journal_lost
     c_bool router_open(router *self, const segment *seg, const int *eventfds, const router_limits *limits,
-                       uint64_t now_ns, uint64_t now_real_ns)
+                       const c_bool *imports, uint64_t now_ns, uint64_t now_real_ns)
     void router_close(router *self)
     uint64_t router_turn(router *self, uint64_t now_ns, uint64_t now_real_ns, c_bool *more)
     c_bool router_look(router *self, uint64_t spin_ns)
@@ -167,6 +170,12 @@ cdef extern from "router.h" nogil:
     void router_prefix(router *self, uint32_t slot, const uint32_t *rows, uint32_t count)
     void router_bury(router *self, uint32_t slot, uint64_t generation)
     uint64_t router_clock_ns(int clock)
+
+cdef extern from "spill.h" nogil:
+    void spill_copy(const spill *self, uint8_t *to)
+
+cdef extern from "fanout.h" nogil:
+    c_bool fanout_import(router *self, uint32_t slot, const uint8_t *data, uint64_t size)
 
 cdef extern from "endpoint.h" nogil:
     enum: ENDPOINT_GONE

@@ -231,6 +231,25 @@ void fanout_drop_spill(struct router *self, uint32_t slot) {
     catch_up(self, slot);
 }
 
+bool fanout_import(struct router *self, uint32_t slot, const uint8_t *data, uint64_t size) {
+    struct lane *lane = &self->lane[slot];
+    while (size != 0) {
+        struct record header;
+        if (size < sizeof header)
+            return false;
+        memcpy(&header, data, sizeof header);
+        uint64_t span = record_span(header.length);
+        if (header.length < sizeof header || span > size || span > ring_record_max(lane->down.capacity) ||
+            header.type < RECORD_MESSAGE || header.type >= RECORD_ALERT ||
+            header.destination != WORKER_ID(slot, lane->generation))
+            return false;
+        spill(self, lane, &header, data + sizeof header);
+        data += span;
+        size -= span;
+    }
+    return true;
+}
+
 void fanout_recover(struct router *self) {
     const struct segment *segment = self->segment;
     uint64_t operation = atomic_load_explicit(&self->control->current, memory_order_acquire);

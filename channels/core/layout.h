@@ -134,6 +134,7 @@ struct slot_entry {
 };
 
 struct supervisor_region {
+    _Alignas(CONTROL_LINE) shared64 owner; /* two masters by compare-and-swap: who routes (docs/protocol/handover.pml) */
     struct slot_entry slot[SLOTS_MAX];
 };
 
@@ -167,9 +168,6 @@ struct router_control {
     _Alignas(CONTROL_LINE) shared64
         prefix_lengths[4]; /* router; workers: bit n is set when a prefix of n bytes is joined */
     _Alignas(CONTROL_LINE) struct router_counters count; /* router; whoever looks */
-    _Alignas(CONTROL_LINE) struct {
-        shared64 owner; /* compare-and-swap between two masters, models/handover.pml */
-    } role;
 };
 
 enum row_flag { ROW_USED = 1, ROW_PREFIX = 2, ROW_LONG_NAME = 4 };

@@ -582,7 +582,7 @@ static void restore_members(struct router *self) {
 }
 
 bool router_open(struct router *self, const struct segment *segment, const int *eventfds,
-                 const struct router_limits *limits, uint64_t now_ns, uint64_t now_real_ns) {
+                 const struct router_limits *limits, const bool *imports, uint64_t now_ns, uint64_t now_real_ns) {
     memset(self, 0, sizeof *self);
     self->segment = segment;
     self->control = segment_router(segment);
@@ -602,7 +602,7 @@ bool router_open(struct router *self, const struct segment *segment, const int *
     restore_members(self);
     for (uint32_t i = 0; had_predecessor && i < self->live_count; i++) {
         uint32_t slot = self->live[i];
-        if (shared_load(&segment_mark(segment, slot)->spilled) != 0)
+        if (shared_load(&segment_mark(segment, slot)->spilled) != 0 && (imports == NULL || !imports[slot]))
             fanout_tell_all_gaps(self, slot);
         struct record again = {.length = sizeof again, .type = RECORD_RESYNC, .source = WORKER_ID(ROUTER_SLOT, 1)};
         fanout_control(self, slot, &again, NULL);

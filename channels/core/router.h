@@ -93,9 +93,10 @@ struct router {
 };
 
 /* Maps nothing: `segment` has been entered in the router's role.  Finishes what a predecessor had begun, tells every
- * attached worker to ask again.  False: no memory. */
+ * attached worker to ask again.  `imports`, by slot, or NULL: what the predecessor had spilled for it will be brought by
+ * fanout_import, so it is not lost.  False: no memory. */
 bool router_open(struct router *self, const struct segment *segment, const int *eventfds,
-                 const struct router_limits *limits, uint64_t now_ns, uint64_t now_real_ns);
+                 const struct router_limits *limits, const bool *imports, uint64_t now_ns, uint64_t now_real_ns);
 void router_close(struct router *self);
 
 /* Returns the number of records taken; `*more` tells whether anything is left that could go on at once. */

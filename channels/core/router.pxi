@@ -11,8 +11,11 @@ cdef class Router:
     cdef int *eventfds
 
     def __cinit__(self, Segment segment, eventfds, *, uint64_t turn_records, uint64_t turn_bytes,
-                  uint64_t spill_soft_bytes, uint64_t spill_hard_bytes, uint64_t spill_soft_ns, uint64_t row_idle_ns):
+                  uint64_t spill_soft_bytes, uint64_t spill_hard_bytes, uint64_t spill_soft_ns, uint64_t row_idle_ns,
+                  spilled=None):
+        """`spilled`: {slot: (generation, what export_spill gave)} of a predecessor that was parked."""
         cdef router_limits limits
+        cdef c_bool imports[256]
         segment.check()
         self.segment = segment
         self.eventfds = _eventfd_array(segment, eventfds)
@@ -22,9 +25,17 @@ cdef class Router:
         limits.turn_records, limits.turn_bytes = turn_records, turn_bytes
         limits.spill_soft_bytes, limits.spill_hard_bytes = spill_soft_bytes, spill_hard_bytes
         limits.spill_soft_ns, limits.row_idle_ns = spill_soft_ns, row_idle_ns
-        if not router_open(self.c, &segment.c, self.eventfds, &limits, router_clock_ns(CLOCK_MONOTONIC),
+        memset(imports, 0, sizeof(imports))
+        for slot, (generation, _) in (spilled or {}).items():
+            if 0 < slot < segment.c.at.slots:
+                imports[slot] = segment_attached(&segment.c, slot, generation) and (
+                    segment_generation(&segment.c, slot) == generation)
+        if not router_open(self.c, &segment.c, self.eventfds, &limits, imports, router_clock_ns(CLOCK_MONOTONIC),
                            router_clock_ns(CLOCK_REALTIME)):
             raise MemoryError("no memory for the router's tables")
+        for slot, (generation, data) in (spilled or {}).items():
+            if 0 < slot < segment.c.at.slots and imports[slot]:
+                self.import_spill(slot, generation, data)
 
     def __dealloc__(self):
         if self.c != NULL:
@@ -159,6 +170,20 @@ cdef class Router:
         """Bytes that wait in private memory for the worker in this slot."""
         self.segment.check_slot(slot)
         return self.c.lane[slot].spill.bytes
+
+    def export_spill(self, uint32_t slot):
+        """Everything that is spilled for this slot, for a successor in another master."""
+        self.segment.check_slot(slot)
+        cdef bytes data = PyBytes_FromStringAndSize(NULL, self.c.lane[slot].spill.bytes)
+        spill_copy(&self.c.lane[slot].spill, <uint8_t *>PyBytes_AS_STRING(data))
+        return data
+
+    def import_spill(self, uint32_t slot, uint64_t generation, bytes data):
+        """What a predecessor exported; False when it is not for the worker that is there now, or makes no sense."""
+        self.segment.check_slot(slot)
+        if not self.c.lane[slot].attached or self.c.lane[slot].generation != generation:
+            return False
+        return fanout_import(self.c, slot, <const uint8_t *>PyBytes_AS_STRING(data), len(data))
 
     @property
     def live(self):

@@ -147,6 +147,20 @@ cdef class Segment:
         shared_put(&entry.pid, pid)
         shared_put(&entry.generation, generation)
 
+    def set_owner(self, uint64_t role, expect=None):
+        """Supervisor: who routes, while there are two masters; with `expect` by compare-and-swap.  True: it is set."""
+        self.check()
+        cdef shared64 *owner = &segment_supervisor(&self.c).owner
+        if expect is not None:
+            return shared_swap(owner, expect, role)
+        shared_put(owner, role)
+        return True
+
+    @property
+    def owner(self):
+        self.check()
+        return shared_get_acquire(&segment_supervisor(&self.c).owner)
+
     def slot(self, uint32_t slot):
         """(generation, pid, attached generation, ready generation, heartbeat in monotonic ns)."""
         self.check_slot(slot)

@@ -72,6 +72,13 @@ void spill_note_loss(struct spill *self, uint32_t row, uint32_t row_generation, 
     self->notes[self->note_count++] = (struct spill_note){row, row_generation, sequence};
 }
 
+void spill_copy(const struct spill *self, uint8_t *to) {
+    for (const struct spill_chunk *chunk = self->first; chunk != NULL; chunk = chunk->next) {
+        memcpy(to, chunk->data + chunk->begin, chunk->end - chunk->begin);
+        to += chunk->end - chunk->begin;
+    }
+}
+
 void spill_clear(struct spill *self) {
     while (self->first != NULL) {
         struct spill_chunk *next = self->first->next;

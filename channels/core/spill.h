@@ -35,6 +35,8 @@ bool spill_put(struct spill *self, const struct record *header, const void *body
 const struct record *spill_peek(const struct spill *self);
 void spill_pop(struct spill *self);
 void spill_note_loss(struct spill *self, uint32_t row, uint32_t row_generation, uint64_t sequence);
+/* All records one after the other, as they stand in a ring; `to` has room for `bytes`. */
+void spill_copy(const struct spill *self, uint8_t *to);
 void spill_clear(struct spill *self);
 
 #endif

@@ -27,6 +27,7 @@ class Child:
     generation: int
     batch: int  # workers started with the same settings and code
     started: float
+    number: int = 0  # 0 to workers - 1: whose part of the work it does; its successor has the same
     pid: int = 0
     phase: Phase = Phase.STARTING
     deadline: float | None = None  # when the phase has lasted too long
@@ -42,18 +43,32 @@ class Children:
     def __init__(self, slots: range) -> None:
         self._generations = dict.fromkeys(slots, 0)
         self._by_slot: dict[int, Child] = {}
+        self._kept_out: set[int] = set()  # slots of another master
 
     def free_slot(self) -> int | None:
         """The lowest slot that nobody holds."""
-        return next((slot for slot in self._generations if slot not in self._by_slot), None)
+        taken = self._by_slot.keys() | self._kept_out
+        return next((slot for slot in self._generations if slot not in taken), None)
 
-    def add(self, slot: int, batch: int, now: float) -> Child:
+    def keep_out(self, slots: set[int]) -> None:
+        """From here on only the others may be given."""
+        self._kept_out = slots
+
+    @property
+    def slots(self) -> set[int]:
+        return set(self._generations)
+
+    def held(self) -> set[int]:
+        """Slots with a child in them."""
+        return set(self._by_slot)
+
+    def add(self, slot: int, batch: int, number: int, now: float) -> Child:
         """A worker is about to be forked into this slot: its generation is the next odd number."""
         if slot in self._by_slot:
             raise ValueError(f"slot {slot} is held")
         generation = self._generations[slot] + 1 + self._generations[slot] % 2
         self._generations[slot] = generation
-        child = self._by_slot[slot] = Child(slot=slot, generation=generation, batch=batch, started=now)
+        child = self._by_slot[slot] = Child(slot=slot, generation=generation, batch=batch, started=now, number=number)
         return child
 
     def vacate(self, slot: int) -> int:
@@ -69,11 +84,6 @@ class Children:
     def adopt(self, slot: int, generation: int) -> None:
         """Somebody else's worker has held this slot: go on from its generation."""
         self._generations[slot] = max(self._generations[slot], generation)
-
-    def extend(self, slots: range) -> None:
-        """More slots may be given."""
-        for slot in slots:
-            self._generations.setdefault(slot, 0)
 
     def get(self, slot: int) -> Child | None:
         return self._by_slot.get(slot)

@@ -7,9 +7,40 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from typing import Callable, Union
+from typing import Callable
 
+from channels.master import handover
 from channels.master.children import Child, Children, Phase
+from channels.master.words import (
+    Buried,
+    Bury,
+    Command,
+    Died,
+    Event,
+    Exit,
+    Foreign,
+    Forked,
+    ForkFailed,
+    ForkRouter,
+    ForkWorker,
+    Kill,
+    Notify,
+    Quarantined,
+    Ready,
+    Reap,
+    Report,
+    RouterDied,
+    RouterUp,
+    Silent,
+    Started,
+    StopListening,
+    StopRouter,
+    Tell,
+    Tick,
+    Vacate,
+    Verb,
+    WantsOut,
+)
 
 LIVED_LONG = 10.0  # seconds; who lived so long is replaced at once
 BACKOFF_FIRST = 0.5
@@ -19,183 +50,6 @@ ABORT_GRACE = 2.0  # seconds between "end at once" and SIGKILL
 ROUTER_QUICK = 1.0  # a router that lived shorter is replaced after a pause
 STATUS_BOOT = 3  # no worker could start
 STATUS_APP = 4  # the application could not be imported
-
-
-# ---- events ----
-
-
-@dataclasses.dataclass(frozen=True)
-class Started:
-    """The server begins."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Forked:
-    slot: int
-    pid: int
-
-
-@dataclasses.dataclass(frozen=True)
-class ForkFailed:
-    slot: int
-    reason: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Ready:
-    """The worker has imported the application and accepts."""
-
-    slot: int
-
-
-@dataclasses.dataclass(frozen=True)
-class WantsOut:
-    """The worker has served enough; it goes on until its successor is ready."""
-
-    slot: int
-    reason: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Died:
-    """The worker is a zombie."""
-
-    slot: int
-    status: int  # as os.waitstatus_to_exitcode: negative for a signal
-
-
-@dataclasses.dataclass(frozen=True)
-class Buried:
-    """The router has cleaned up after it."""
-
-    slot: int
-    generation: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Silent:
-    """Its loop has not turned for `timeout` seconds."""
-
-    slot: int
-    age: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Quarantined:
-    """The router has found that it breaks the rules of the segment."""
-
-    slot: int
-    generation: int
-    reason: str
-
-
-@dataclasses.dataclass(frozen=True)
-class RouterUp:
-    pass
-
-
-@dataclasses.dataclass(frozen=True)
-class RouterDied:
-    status: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Tick:
-    """Time has passed."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Verb:
-    """What a signal asks for: "stop", "quit", "reload", "more", "fewer", "drain_workers", "reopen", "upgrade"."""
-
-    name: str
-
-
-Event = Union[
-    Started, Forked, ForkFailed, Ready, WantsOut, Died, Buried, Silent, Quarantined, RouterUp, RouterDied, Tick, Verb
-]
-
-# ---- commands ----
-
-
-@dataclasses.dataclass(frozen=True)
-class ForkWorker:
-    slot: int
-    generation: int
-    batch: int
-
-
-@dataclasses.dataclass(frozen=True)
-class ForkRouter:
-    pass
-
-
-@dataclasses.dataclass(frozen=True)
-class Tell:
-    """A word to a worker: "drain", "abort" or "reopen"."""
-
-    slot: int
-    word: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Kill:
-    slot: int
-    signal: str  # "KILL", or "DUMP": the signal that makes it log its stacks
-
-
-@dataclasses.dataclass(frozen=True)
-class Vacate:
-    """Write the even generation: nobody holds the slot any more."""
-
-    slot: int
-    generation: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Bury:
-    """Ask the router to clean up; asked again when there is a new router."""
-
-    slot: int
-    generation: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Reap:
-    slot: int
-
-
-@dataclasses.dataclass(frozen=True)
-class StopRouter:
-    pass
-
-
-@dataclasses.dataclass(frozen=True)
-class StopListening:
-    """No new connections for good; those that the kernel has queued are still accepted by the workers."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Report:
-    """A line for the log."""
-
-    level: str
-    text: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Notify:
-    """The state of the server, for whoever supervises the supervisor: "ready", "reloading", "stopping"."""
-
-    state: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Exit:
-    status: int
-
-
-Command = Union[ForkWorker, ForkRouter, Tell, Kill, Vacate, Bury, Reap, StopRouter, StopListening, Report, Notify, Exit]
 
 
 class Mode(enum.Enum):
@@ -217,8 +71,12 @@ class Limits:
 class Lifecycle:
     """The state of a server and the one place that decides."""
 
-    def __init__(self, limits: Limits, slots: range) -> None:
+    def __init__(self, limits: Limits, slots: range, new: handover.NewSide | None = None) -> None:
         self.limits = limits
+        self.new = new  # this master was started by an upgrade
+        self.old: handover.OldSide | None = None  # this master was asked to upgrade
+        self.peer_alive = new is not None
+        self.foreign: dict[int, int] = {}  # slot -> generation of the other master's workers
         self.children = Children(slots)
         self.mode = Mode.RUNNING
         self.target = limits.workers
@@ -233,6 +91,7 @@ class Lifecycle:
         self._router_up = self._router_ever_up = False
         self._router_started = 0.0
         self._router_at: float | None = None
+        self._foreign_dead: set[int] = set()
         self._settled = False  # all that were wanted have been ready once since the start or the last reload
 
     def handle(self, event: Event, now: float) -> list[Command]:
@@ -247,29 +106,55 @@ class Lifecycle:
     def next_deadline(self) -> float | None:
         """When a Tick is due at the latest."""
         times = [child.deadline for child in self.children.all()]
-        times += [self._retry_at, self._router_at]
+        times += [self._retry_at, self._router_at, self.old.deadline if self.old is not None else None]
         return min((time for time in times if time is not None), default=None)
 
     # ---- events ----
 
+    @property
+    def routes(self) -> bool:
+        """Whether the router is ours: else the other master's buries our dead."""
+        return (self.old is None or self.old.routes) and (self.new is None or self.new.routes)
+
     def _started(self, _: Started) -> None:
+        if self.new is not None:
+            self._perform(self.new.start())
         self._fork_router()
 
     def _fork_router(self) -> None:
         self._router_at = None
         self._router_started = self._now
-        self._do(ForkRouter())
+        self._do(ForkRouter(candidate=not self.routes))
 
     def _router_up_event(self, _: RouterUp) -> None:
         self._router_up = self._router_ever_up = True
+        self._bury_all()
+
+    def _bury_all(self) -> None:
         for child in self.children.in_phase(Phase.DEAD):
-            self._do(Bury(child.slot, child.generation))
+            self._bury(child.slot, child.generation)
+        if not self.peer_alive:
+            for slot, generation in self.foreign.items():
+                if slot in self._foreign_dead:
+                    self._bury(slot, generation)
+
+    def _bury(self, slot: int, generation: int) -> None:
+        """By our router, or by the other master's; when there is none now, it is asked again."""
+        if not self.routes:
+            self._do(handover.Say("bury", (slot, generation)))
+        elif self._router_up:
+            self._do(Bury(slot, generation))
 
     def _router_died(self, event: RouterDied) -> None:
+        if self.old is not None:
+            commands = self.old.router_gone(self._now)
+            if commands:
+                self._perform(commands)
+                return
         self._router_up = False
         if self.mode is not Mode.RUNNING and not len(self.children):
             return
-        if not self._router_ever_up:
+        if not self._router_ever_up and self.new is None:
             self._report("error", f"the router cannot start (status {event.status}); giving up")
             self._give_up(STATUS_BOOT)
             return
@@ -283,6 +168,8 @@ class Lifecycle:
         child = self.children.get(event.slot)
         if child is not None:
             child.pid = event.pid
+            if self.peer_alive:
+                self._do(handover.Say("forked", (child.slot, child.generation)))
 
     def _fork_failed(self, event: ForkFailed) -> None:
         self.children.vacate(event.slot)
@@ -326,8 +213,7 @@ class Lifecycle:
         )
         child.phase, child.deadline = Phase.DEAD, None
         self._do(Vacate(child.slot, self.children.vacate(child.slot)))
-        if self._router_up:
-            self._do(Bury(child.slot, child.generation))
+        self._bury(child.slot, child.generation)
         for other in self.children.all():
             if other.successor == child.slot:
                 other.successor = None
@@ -362,10 +248,13 @@ class Lifecycle:
 
     def _buried(self, event: Buried) -> None:
         child = self.children.get(event.slot)
+        if self.foreign.get(event.slot) == event.generation:
+            self._foreign_buried(event)
+            return
         if child is None or child.phase is not Phase.DEAD or child.generation != event.generation:
             return
         self.children.remove(event.slot)
-        self._do(Reap(event.slot))
+        self._do(Reap(event.slot, event.generation))
 
     def _silent(self, event: Silent) -> None:
         child = self.children.get(event.slot)
@@ -389,6 +278,8 @@ class Lifecycle:
         self._do(Kill(child.slot, "KILL"))
 
     def _tick(self, _: Tick) -> None:
+        if self.old is not None:
+            self._perform(self.old.tick(self._now))
         if self._retry_at is not None and self._now >= self._retry_at:
             self._retry_at = None
         if self._router_at is not None and self._now >= self._router_at:
@@ -418,17 +309,17 @@ class Lifecycle:
             return
         self.mode = Mode.STOPPING
         self._do(Notify("stopping"))
-        self._do(StopListening())
+        self._do(StopListening(refuse=True))
         self._report("info", "stopping: requests and streams may finish")
         for child in self.children.in_phase(Phase.READY):
-            self._drain(child, "stop")
+            self._drain(child, "stop", "finish")
         for child in self.children.in_phase(Phase.STARTING):
             self._end_now(child)
 
     def _quit(self) -> None:
         if self.mode is Mode.RUNNING:
             self._do(Notify("stopping"))
-            self._do(StopListening())
+            self._do(StopListening(refuse=True))
         if self.mode is not Mode.ENDING:
             self._report("info", "stopping at once")
         self.mode = Mode.ENDING
@@ -437,6 +328,9 @@ class Lifecycle:
 
     def _reload(self) -> None:
         if self.mode is not Mode.RUNNING:
+            return
+        if self.old is not None and self.peer_alive:
+            self._report("warning", "reload: an upgrade is under way, wait for its end")
             return
         if self.target == 0:
             self.target = self.limits.workers
@@ -468,12 +362,118 @@ class Lifecycle:
         for child in self.children.in_phase(Phase.STARTING, Phase.READY, Phase.DRAINING):
             self._do(Tell(child.slot, "reopen"))
 
+    # ---- two masters ----
+
+    def _upgrade(self) -> None:
+        if self.mode is not Mode.RUNNING:
+            return
+        if self.peer_alive:
+            self._report("warning", "upgrade: the other master is still there, wait for its end")
+            return
+        self.old = handover.OldSide(self.limits.boot_timeout)
+        self.peer_alive = True
+        self.children.keep_out(self.children.slots - self.children.held())  # the others are the new master's
+        self._perform(self.old.start(self._now))
+
+    def _handover(self, event: handover.Event) -> None:
+        if isinstance(event, handover.Said) and self._foreign_word(event):
+            return
+        if isinstance(event, handover.ForeignDied):
+            self._foreign_died(event.slot)
+            return
+        if isinstance(event, handover.PeerDied):
+            self.peer_alive = False
+        side = self.old or self.new
+        if side is not None:
+            self._perform(side.handle(event, self._now))
+        if isinstance(event, handover.PeerDied):
+            self._inherit()
+        elif isinstance(event, handover.Said) and event.word == "hello":
+            self._introduce()
+        elif isinstance(event, handover.Said) and event.word == "taken":
+            self._bury_all()
+
+    def _introduce(self) -> None:
+        """Old side: what the new master has to know of us before it forks anything."""
+        self._do(handover.Say("held", tuple(sorted(self.children.held()))))
+        self._do(handover.Say("router"))
+        for child in self.children.all():
+            self._do(handover.Say("forked", (child.slot, child.generation)))
+
+    def _foreign_word(self, said: handover.Said) -> bool:
+        if said.word == "held":
+            self.children.keep_out(set(said.facts))
+        elif said.word == "bury":
+            slot, generation = said.facts
+            self.foreign[slot] = generation
+            if self._router_up and self.routes:
+                self._do(Bury(slot, generation))
+        elif said.word == "buried":
+            self._buried(Buried(*said.facts))
+        else:
+            return False
+        return True
+
+    def _foreign_event(self, event: Foreign) -> None:
+        self.foreign[event.slot] = event.generation
+        self.children.adopt(event.slot, event.generation)
+
+    def _foreign_died(self, slot: int) -> None:
+        """While its own master lives, that one sees to it."""
+        self._foreign_dead.add(slot)
+        generation = self.foreign.get(slot)
+        if not self.peer_alive and generation is not None:
+            self._do(Vacate(slot, generation + 1))
+            self._bury(slot, generation)
+
+    def _foreign_buried(self, event: Buried) -> None:
+        del self.foreign[event.slot]
+        self._foreign_dead.discard(event.slot)
+        self.children.adopt(event.slot, event.generation + 1)
+        if self.peer_alive:
+            self._do(handover.Say("buried", (event.slot, event.generation)))
+        else:
+            self.children.keep_out(set(self.foreign))
+
+    def _inherit(self) -> None:
+        """The other master is gone: its workers, which drain now, are ours to bury."""
+        self.children.keep_out(set(self.foreign))
+        for slot in self.foreign:
+            if slot in self._foreign_dead:
+                self._foreign_died(slot)
+
+    def _perform(self, commands: list[handover.Command]) -> None:
+        """Pass on what the shell does, do what is the lifecycle's own."""
+        for command in commands:
+            if isinstance(command, handover.Note):
+                self._report(command.level, command.text)
+            elif isinstance(command, handover.Retire):
+                self._retire()
+            elif isinstance(command, handover.ReplaceRouter):
+                self._router_up = False
+                self._fork_router()
+            elif isinstance(command, handover.GiveUp):
+                self._report("error", f"upgrade: {command.reason}")
+                self._give_up(STATUS_BOOT)
+            else:
+                self._do(command)
+
+    def _retire(self) -> None:
+        """Another master serves on the same sockets: end without refusing anybody."""
+        self.mode = Mode.STOPPING
+        self._do(StopListening(refuse=False))
+        for child in self.children.in_phase(Phase.READY):
+            self._drain(child, "upgrade")
+        for child in self.children.in_phase(Phase.STARTING):
+            self._end_now(child)
+
     # ---- what follows from the state, whatever happened ----
 
     def _balance(self) -> None:
         if self.mode is not Mode.RUNNING:
             if not len(self.children):
-                self._do(StopRouter())
+                if self.routes:
+                    self._do(StopRouter())
                 self._exit(0)
             return
         current = [child for child in self.children.in_phase(Phase.STARTING, Phase.READY) if child.batch == self.batch]
@@ -492,6 +492,8 @@ class Lifecycle:
         if not self.reloading and not self._settled and len(ready) >= self.target > 0:
             self._settled = True
             self._do(Notify("ready"))
+            if self.new is not None:
+                self._perform(self.new.settled())
 
     def _finish_reload(self) -> None:
         self.reloading = False
@@ -508,7 +510,7 @@ class Lifecycle:
         wanted = self.target - len(staying) - len(starting)
         for child in ready:
             if child.wants_out and child.successor is None and wanted > 0:
-                successor = self._fork()
+                successor = self._fork(child.number)
                 if successor is None:
                     return
                 child.successor = successor.slot
@@ -516,24 +518,31 @@ class Lifecycle:
         if self.reloading and not ready:
             wanted = min(wanted, 1 - len(starting))  # one goes ahead: a broken application shows in one worker
         for _ in range(wanted):
-            if self._fork() is None:
+            if self._fork(self._free_number()) is None:
                 return
 
-    def _fork(self) -> Child | None:
+    def _free_number(self) -> int:
+        """The lowest that no worker of this batch has."""
+        taken = {
+            child.number for child in self.children.in_phase(Phase.STARTING, Phase.READY) if child.batch == self.batch
+        }
+        return next(number for number in range(len(taken) + 1) if number not in taken)
+
+    def _fork(self, number: int) -> Child | None:
         slot = self.children.free_slot()
         if slot is None:
             return None  # when somebody is buried
-        child = self.children.add(slot, self.batch, self._now)
+        child = self.children.add(slot, self.batch, number, self._now)
         child.deadline = self._now + self.limits.boot_timeout
-        self._do(ForkWorker(slot, child.generation, child.batch))
+        self._do(ForkWorker(slot, child.generation, child.batch, number))
         return child
 
     # ---- pieces ----
 
-    def _drain(self, child: Child, why: str) -> None:
+    def _drain(self, child: Child, why: str, word: str = "drain") -> None:
         child.phase, child.deadline = Phase.DRAINING, self._now + self.limits.graceful_timeout
         self._report("info", f"worker={child.slot} gen={child.generation} pid={child.pid} draining: {why}")
-        self._do(Tell(child.slot, "drain"))
+        self._do(Tell(child.slot, word))
 
     def _end_now(self, child: Child) -> None:
         child.phase, child.deadline = Phase.ENDING, self._now + ABORT_GRACE
@@ -575,6 +584,12 @@ class Lifecycle:
         Quarantined: _quarantined,
         Tick: _tick,
         Verb: _verb,
+        Foreign: _foreign_event,
+        handover.Said: _handover,
+        handover.PeerDied: _handover,
+        handover.RouterPrepared: _handover,
+        handover.RoleAnswer: _handover,
+        handover.ForeignDied: _handover,
     }
     _VERBS: dict[str, Callable[[Lifecycle], None]] = {
         "stop": _stop,
@@ -584,4 +599,5 @@ class Lifecycle:
         "fewer": _fewer,
         "drain_workers": _drain_workers,
         "reopen": _reopen,
+        "upgrade": _upgrade,
     }

@@ -40,11 +40,13 @@ class Address:
         self.host, self.port = host, int(port)
 
 
-def open_listener(text: str, backlog: int = BACKLOG, reuse_port: bool = False) -> socket.socket:
+def open_listener(text: str, backlog: int = BACKLOG, reuse_port: bool = False, umask: int = 0) -> socket.socket:
     """A listening socket.  Raises BadSetting with what to do when the address cannot be had."""
     address = Address(text)
     try:
-        return _open_unix(address, backlog) if address.path is not None else _open_tcp(address, backlog, reuse_port)
+        if address.path is not None:
+            return _open_unix(address, backlog, umask)
+        return _open_tcp(address, backlog, reuse_port)
     except OSError as error:
         raise BadSetting("bind", text, f"cannot listen there: {error.strerror or error}") from None
 
@@ -71,13 +73,17 @@ def _open_tcp(address: Address, backlog: int, reuse_port: bool) -> socket.socket
     return listener
 
 
-def _open_unix(address: Address, backlog: int) -> socket.socket:
+def _open_unix(address: Address, backlog: int, umask: int) -> socket.socket:
     path = address.path or ""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         if _is_stale(path):
             os.unlink(path)
-        listener.bind(path)
+        before = os.umask(umask)
+        try:
+            listener.bind(path)
+        finally:
+            os.umask(before)
         listener.listen(backlog)
         listener.setblocking(False)
     except OSError:
@@ -107,8 +113,8 @@ def _is_stale(path: str) -> bool:
 def refuse_new(listeners: Sequence[socket.socket]) -> None:
     """From here on no connection comes in, and none that the kernel has queued is reset.
 
-    TCP: SYNs are dropped before the socket is closed, so that the queue can be emptied; a client's SYN is repeated after
-    a second and refused then.  Unix: the path is removed.
+    TCP: SYNs are dropped before the socket is closed, so that the queue can be emptied; a client's SYN is repeated
+    after a second and refused then.  Unix: the path is removed.
     """
     for listener in listeners:
         if listener.family == socket.AF_UNIX:

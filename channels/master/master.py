@@ -1,7 +1,7 @@
 """The supervisor's loop: wait, ask lifecycle, carry out.
 
-Plain Python, one thread, no event loop of gevent's: a forked child would go on running its greenlets (HAZARDS H12).  Reads
-nothing of the segment but state words.
+Plain Python, one thread, no event loop of gevent's: a forked child would go on running its greenlets (HAZARDS H12).
+Reads nothing of the segment but state words.
 """
 
 from __future__ import annotations
@@ -14,73 +14,83 @@ import signal
 import socket
 import time
 from collections.abc import Sequence
-from typing import Callable
+from typing import Any, Callable
 
 from channels import log as logs
-from channels.core import native
+from channels.assignment import Assignment, WorkerEntry
 from channels.errors import BadSetting, ChannelsError
-from channels.master import lifecycle, limits, listeners, processes, signals
+from channels.hooks import Hooks, ServerFacts, WorkerFacts
+from channels.identity import PidFile
+from channels.master import handover, lifecycle, listeners, processes, signals, upgrade, words
 from channels.master.children import Phase
+from channels.master.estate import Estate
 from channels.master.router import RouterProcess
+from channels.master.systemd import Notifier
 from channels.settings import Settings
 
 log = logging.getLogger("channels")
 
-WorkerEntry = Callable[[native.Segment, Sequence[int], int, int, Settings, Sequence[socket.socket], socket.socket], int]
 TICK = 1.0  # seconds between two looks at the heartbeats
 HEARTBEAT_SLACK = 1.0  # a heartbeat is written once a second
 FINAL_WAIT = 2.0
+
+Load = Callable[[], "tuple[Settings, Hooks]"]
 
 
 class Master:
     """One server: its segment, its router, its workers."""
 
     def __init__(
-        self, settings: Settings, run_worker: WorkerEntry, reload_settings: Callable[[], Settings] | None = None
+        self,
+        settings: Settings,
+        hooks: Hooks,
+        estate: Estate,
+        run_worker: WorkerEntry,
+        load: Load,
+        application: Callable[..., Any] | None = None,
     ) -> None:
         self.settings = settings
-        self._run_worker = run_worker
-        self._reload_settings = reload_settings
-        size = native.segment_size(
-            settings.slots, settings.ring_size, settings.ring_size, settings.alert_ring_size, settings.channels_max
-        )
-        limits.raise_descriptors()
-        limits.check(settings, size, limits.memory_free())
-        self.listeners = [listeners.open_listener(text) for text in settings.bind]
-        self.segment = native.Segment.create(
-            settings.slots,
-            settings.ring_size,
-            settings.ring_size,
-            settings.alert_ring_size,
-            settings.channels_max,
-            os.urandom(16),
-            time.time_ns() // 1000,
-        )
-        self.eventfds = [native.make_eventfd() for _ in range(settings.slots)]
-        self.segment.enter("supervisor")
-        self.life = lifecycle.Lifecycle(_limits(settings), range(1, settings.slots))
+        self.hooks = hooks
+        self.estate = estate
         self.workers: dict[int, processes.Process] = {}
         self.router: processes.Process | None = None
+        self.peer = estate.peer
+        self._run_worker = run_worker
+        self._load = load
+        self._application = application
+        self._pidfile = PidFile(settings.pidfile) if settings.pidfile else None
+        self._notifier = Notifier()
+        side = handover.NewSide(estate.same) if estate.upgraded else None
+        self.life = lifecycle.Lifecycle(_limits(settings), range(1, estate.segment.slots), side)
+        for slot in range(1, estate.segment.slots):
+            self.life.children.adopt(slot, estate.segment.slot(slot)[0])
         self._inbox: signals.Inbox | None = None
         self._status: int | None = None
-        self._queue: list[lifecycle.Event] = []
+        self._queue: list[words.Event] = []
         self._next_beat = 0.0
+        self._spill_fd = -1  # what a parked router had spilled, until it is handed on
+        self._was_ready = False
 
     # ---- the loop ----
 
     def run(self) -> int:
         """Serve until told to stop; the exit status."""
         self._inbox = signals.Inbox()
+        if self._pidfile is not None and self.peer is None:
+            self._pidfile.write()
         log.info(
             "channels: pid=%d listening on %s, %d workers, segment of %.1f MiB",
             os.getpid(),
-            ", ".join(map(listeners.shown, self.listeners)),
+            ", ".join(map(listeners.shown, self.estate.listeners.values())),
             self.settings.workers,
-            self.segment.size / (1 << 20),
+            self.estate.segment.size / (1 << 20),
         )
+        self.hooks.call("on_starting", server=self._facts())
         gc.collect()
         gc.freeze()  # what children share stays shared
-        self._handle(lifecycle.Started())
+        self._handle(words.Started())
+        if self.estate.upgraded and self.peer is None:
+            self._handle(handover.PeerDied(0))
         while self._status is None:
             self._wait()
             while self._queue and self._status is None:
@@ -88,240 +98,403 @@ class Master:
         self._finish()
         return self._status
 
+    def _facts(self) -> ServerFacts:
+        return ServerFacts(os.getpid(), self.settings, [*map(listeners.shown, self.estate.listeners.values())])
+
     def _wait(self) -> None:
         """Put into the queue what happened."""
         assert self._inbox is not None
-        now = time.monotonic()
-        due = min(self.life.next_deadline() or now + TICK, self._next_beat or now)
         poll = select.poll()
-        poll.register(self._inbox.fileno(), select.POLLIN)
-        owners: dict[int, int | None] = {}
+        calls: dict[int, Callable[[], None]] = {}
+
+        def watch(fd: int, call: Callable[[], None]) -> None:
+            calls[fd] = call
+            poll.register(fd, select.POLLIN)
+
         for slot, process in self.workers.items():
             child = self.life.children.get(slot)
             if not process.hung_up:
-                owners[process.link.fileno()] = slot
-                poll.register(process.link.fileno(), select.POLLIN)
+                watch(process.link.fileno(), lambda slot=slot: self._read_worker(slot))  # type: ignore[misc]
             if child is not None and child.phase is not Phase.DEAD:
-                owners[process.pidfd] = slot
-                poll.register(process.pidfd, select.POLLIN)
+                watch(process.pidfd, lambda slot=slot: self._look_at_worker(slot))  # type: ignore[misc]
         if self.router is not None:
-            for fd in (self.router.pidfd, *([] if self.router.hung_up else [self.router.link.fileno()])):
-                owners[fd] = None
-                poll.register(fd, select.POLLIN)
+            if not self.router.hung_up:
+                watch(self.router.link.fileno(), self._read_router)
+            watch(self.router.pidfd, self._look_at_router)
+        if self.peer is not None:
+            self._watch_peer(self.peer, watch)
+        now = time.monotonic()
+        due = min(self.life.next_deadline() or now + TICK, self._next_beat or now)
+        # Deaths before signals: what a signal asks for is asked of those who live.
+        poll.register(self._inbox.fileno(), select.POLLIN)
         ready = [fd for fd, _ in poll.poll(max(due - now, 0.0) * 1000)]
-        # Deaths first: what a signal then asks for is asked of those who live.
         for fd in ready:
-            if fd in owners:
-                slot = owners[fd]
-                self._from_router(fd) if slot is None else self._from_worker(slot, fd)
+            if fd in calls:
+                calls[fd]()
         if self._inbox.fileno() in ready:
-            self._queue += [lifecycle.Verb(name) for name in self._inbox.verbs()]
+            self._queue += [words.Verb(name) for name in self._inbox.verbs()]
         now = time.monotonic()
         if now >= self._next_beat:
             self._next_beat = now + TICK
             self._look_at_heartbeats()
+            self._notifier.watchdog(now)
         deadline = self.life.next_deadline()
         if deadline is not None and now >= deadline:
-            self._queue.append(lifecycle.Tick())
+            self._queue.append(words.Tick())
 
-    def _from_worker(self, slot: int, fd: int) -> None:
+    def _watch_peer(self, peer: upgrade.Peer, watch: Callable[[int, Callable[[], None]], None]) -> None:
+        if not peer.process.hung_up:
+            watch(peer.process.link.fileno(), self._read_peer)
+        if self.life.peer_alive:
+            watch(peer.process.pidfd, self._look_at_peer)
+        for slot, pidfd in peer.workers.items():
+            watch(pidfd, lambda slot=slot: self._foreign_died(slot))  # type: ignore[misc]
+
+    def _look_at_worker(self, slot: int) -> None:
         process = self.workers[slot]
-        if fd == process.pidfd:
-            status = process.peek()
-            if status is not None:
-                self._read_link(slot, process)  # its last words come before its death
-                self._queue.append(lifecycle.Died(slot, status))
-        else:
-            self._read_link(slot, process)
+        status = process.peek()
+        if status is not None:
+            self._read_worker(slot)  # its last words come before its death
+            self._queue.append(words.Died(slot, status))
 
-    def _read_link(self, slot: int, process: processes.Process) -> None:
+    def _read_worker(self, slot: int) -> None:
         while True:
-            message = process.receive()
+            message = self.workers[slot].receive()
             if not message:
                 return
             word, _, rest = message.decode(errors="replace").partition(" ")
             if word == "ready":
-                self._queue.append(lifecycle.Ready(slot))
+                self._queue.append(words.Ready(slot))
             elif word == "leaving":
-                self._queue.append(lifecycle.WantsOut(slot, rest))
+                self._queue.append(words.WantsOut(slot, rest))
 
-    def _from_router(self, fd: int) -> None:
+    def _read_router(self) -> None:
         router = self.router
-        if router is None:
-            return
-        while True:
-            message = router.receive()
+        while router is not None:
+            message, fds = router.receive_fds()
             if not message:
-                break
+                return
             word, *rest = message.decode(errors="replace").split(" ", 3)
             if word == "up":
-                self._queue.append(lifecycle.RouterUp())
+                self._queue.append(words.RouterUp())
+            elif word == "prepared":
+                self._queue.append(handover.RouterPrepared())
             elif word == "buried":
-                self._queue.append(lifecycle.Buried(int(rest[0]), int(rest[1])))
+                self._queue.append(words.Buried(int(rest[0]), int(rest[1])))
             elif word == "quarantine":
-                self._queue.append(lifecycle.Quarantined(int(rest[0]), int(rest[1]), rest[2]))
-        if fd == router.pidfd:
-            status = router.peek()
-            if status is not None:
-                router.reap()
-                self.router = None
-                self._queue.append(lifecycle.RouterDied(status))
+                self._queue.append(words.Quarantined(int(rest[0]), int(rest[1]), rest[2]))
+            elif word == "parked" and fds:
+                self._spill_fd = fds.pop()
+            for fd in fds:
+                os.close(fd)
+
+    def _look_at_router(self) -> None:
+        router = self.router
+        status = router.peek() if router is not None else None
+        if router is not None and status is not None:
+            self._read_router()
+            router.reap()
+            self.router = None
+            self._queue.append(words.RouterDied(status))
+
+    def _read_peer(self) -> None:
+        while self.peer is not None:
+            received = self.peer.receive()
+            if received is None:
+                return
+            word, facts, fds = received
+            if word == "forked" and fds:
+                self.peer.workers[facts[0]] = fds.pop()
+                self._queue.append(words.Foreign(*facts))
+            elif word in ("router", "prepared") and fds:
+                self.peer.router_pidfd = fds.pop()
+            elif word == "offered" and fds:
+                self._spill_fd = fds.pop()
+            for fd in fds:
+                os.close(fd)
+            self._queue.append(handover.Said(word, facts))
+
+    def _look_at_peer(self) -> None:
+        if self.peer is not None and self.peer.is_dead():
+            self._read_peer()
+            self._queue.append(handover.PeerDied(self.peer.status()))
+
+    def _foreign_died(self, slot: int) -> None:
+        assert self.peer is not None
+        os.close(self.peer.workers.pop(slot))
+        self._queue.append(handover.ForeignDied(slot))
 
     def _look_at_heartbeats(self) -> None:
         if not self.settings.timeout:
             return
         now_ns = time.monotonic_ns()
         for child in self.life.children.in_phase(Phase.READY, Phase.DRAINING):
-            beat = self.segment.slot(child.slot)[4]
-            age = (now_ns - beat) / 1e9
+            age = (now_ns - self.estate.segment.slot(child.slot)[4]) / 1e9
             if age > self.settings.timeout + HEARTBEAT_SLACK:
-                self._queue.append(lifecycle.Silent(child.slot, age))
+                self._queue.append(words.Silent(child.slot, age))
 
     # ---- carrying out ----
 
-    def _handle(self, event: lifecycle.Event) -> None:
-        if isinstance(event, lifecycle.Verb) and not self._prepare(event.name):
+    def _handle(self, event: words.Event) -> None:
+        if isinstance(event, words.Verb) and not self._prepare(event.name):
             return
+        before = self.life.target
         for command in self.life.handle(event, time.monotonic()):
             _CARRY_OUT[type(command)](self, command)
+        if self.life.target != before:
+            self.hooks.call_safely("nworkers_changed", server=self._facts(), new=self.life.target, old=before)
+        if isinstance(event, handover.PeerDied) and self.peer is not None and not self.peer.workers:
+            self.peer.close()
+            self.peer = None
 
     def _prepare(self, verb: str) -> bool:
         """What a verb needs before it is decided; False: it cannot be done."""
         if verb == "reopen":
             logs.reopen()
-        elif verb == "upgrade":
-            log.error("upgrade: not configured")
-            return False
-        elif verb == "reload" and self._reload_settings is not None:
+        elif verb == "reload":
             try:
-                self._apply(self._reload_settings())
+                self._apply(*self._load())
             except ChannelsError as error:
                 log.error("reload refused, the old settings stay: %s", error)
                 return False
+            self.hooks.call_safely("on_reload", server=self._facts())
         return True
 
-    def _apply(self, fresh: Settings) -> None:
+    def _apply(self, fresh: Settings, hooks: Hooks) -> None:
         """Settings that a reload can change; those of the segment and the sockets need an upgrade."""
-        fixed = ("channels_max", "ring_size", "alert_ring_size", "max_workers", "bind")
-        changed = [name for name in fixed if getattr(fresh, name) != getattr(self.settings, name)]
+        changed = [name for name in _FIXED if getattr(fresh, name) != getattr(self.settings, name)]
         if changed:
-            raise BadSetting(changed[0], getattr(fresh, changed[0]), "cannot change by a reload; restart the server")
-        if fresh.workers > self.life.limits.max_workers:
-            raise BadSetting("workers", fresh.workers, f"must be at most max_workers={self.life.limits.max_workers}")
-        self.settings = fresh
-        self.life.limits = _limits(fresh)
+            raise BadSetting(changed[0], getattr(fresh, changed[0]), "cannot change by a reload; upgrade with SIGUSR2")
+        most = self.life.limits.max_workers
+        if fresh.workers > most:
+            raise BadSetting("workers", fresh.workers, f"a reload can go to max_workers={most}; upgrade with SIGUSR2")
+        self.settings, self.hooks = fresh, hooks
+        self.life.limits = lifecycle.Limits(fresh.workers, most, fresh.graceful_timeout, fresh.boot_timeout)
         self.life.target = fresh.workers
+        logs.setup(fresh.loglevel, fresh.errorlog)
 
-    def _fork_worker(self, command: lifecycle.ForkWorker) -> None:
+    def _worker_facts(self, slot: int, status: int | None = None) -> WorkerFacts:
+        child = self.life.children.get(slot)
+        return WorkerFacts(
+            slot, child.generation if child else 0, child.pid if child else 0, self.settings, exit_status=status
+        )
+
+    def _fork_worker(self, command: words.ForkWorker) -> None:
         slot, generation = command.slot, command.generation
+        self.hooks.call_safely("pre_fork", server=self._facts(), worker=self._worker_facts(slot))
 
         def main(link: socket.socket) -> int:
-            return self._run_worker(self.segment, self.eventfds, slot, generation, self.settings, self.listeners, link)
+            return self._run_worker(
+                Assignment(
+                    segment=self.estate.segment,
+                    eventfds=self.estate.eventfds,
+                    inboxes=self.estate.inboxes,
+                    slot=slot,
+                    generation=generation,
+                    number=command.number,
+                    settings=self.settings,
+                    hooks=self.hooks,
+                    listeners=[*self.estate.listeners.values()],
+                    link=link,
+                    application=self._application,
+                )
+            )
 
-        self.segment.set_slot(slot, generation, 0)
+        self.estate.segment.set_slot(slot, generation, 0)
         try:
             process = processes.fork(main, self._close_in_child)
         except OSError as error:
-            self._queue.append(lifecycle.ForkFailed(slot, str(error)))
+            self._queue.append(words.ForkFailed(slot, str(error)))
             return
         self.workers[slot] = process
-        self.segment.set_slot(slot, generation, process.pid)
-        self._queue.append(lifecycle.Forked(slot, process.pid))
+        self.estate.segment.set_slot(slot, generation, process.pid)
+        self._queue.append(words.Forked(slot, process.pid))
 
-    def _fork_router(self, _: lifecycle.ForkRouter) -> None:
+    def _fork_router(self, command: words.ForkRouter) -> None:
         def main(link: socket.socket) -> int:
-            for listener in self.listeners:
+            for listener in self.estate.listeners.values():
                 listener.close()
-            return RouterProcess(self.segment, self.eventfds, self.settings, link).run()
+            router = RouterProcess(self.estate.segment, self.estate.eventfds, self.settings, link)
+            return router.run(candidate=command.candidate)
 
         try:
             self.router = processes.fork(main, self._close_in_child)
         except OSError as error:
             log.error("the router cannot be forked: %s", error)
-            self._queue.append(lifecycle.RouterDied(1))
+            self._queue.append(words.RouterDied(1))
 
     def _close_in_child(self) -> None:
         for process in [*self.workers.values(), *([self.router] if self.router is not None else [])]:
             process.close()
+        if self.peer is not None:
+            self.peer.close_in_child()
         if self._inbox is not None:
             self._inbox.close()
 
-    def _tell(self, command: lifecycle.Tell) -> None:
+    def _tell(self, command: words.Tell) -> None:
         process = self.workers.get(command.slot)
         if process is not None and not process.send(command.word.encode()) and command.word == "abort":
             process.kill(signal.SIGKILL)
 
-    def _kill(self, command: lifecycle.Kill) -> None:
+    def _kill(self, command: words.Kill) -> None:
         process = self.workers.get(command.slot)
         if process is not None:
             process.kill(signal.SIGKILL if command.signal == "KILL" else signal.SIGUSR2)
 
-    def _vacate(self, command: lifecycle.Vacate) -> None:
-        self.segment.set_slot(command.slot, command.generation, 0)
+    def _vacate(self, command: words.Vacate) -> None:
+        self.estate.segment.set_slot(command.slot, command.generation, 0)
 
-    def _bury(self, command: lifecycle.Bury) -> None:
+    def _bury(self, command: words.Bury) -> None:
         if self.router is not None:
             self.router.send(f"bury {command.slot} {command.generation}".encode())
 
-    def _reap(self, command: lifecycle.Reap) -> None:
-        self.workers.pop(command.slot).reap()
+    def _reap(self, command: words.Reap) -> None:
+        process = self.workers.pop(command.slot)
+        facts = WorkerFacts(command.slot, command.generation, process.pid, self.settings, exit_status=process.peek())
+        process.reap()
+        self.hooks.call_safely("child_exit", server=self._facts(), worker=facts)
 
-    def _stop_router(self, _: lifecycle.StopRouter) -> None:
+    def _stop_router(self, _: words.StopRouter) -> None:
         if self.router is not None:
             self.router.send(b"stop")
 
-    def _stop_listening(self, _: lifecycle.StopListening) -> None:
-        listeners.refuse_new(self.listeners)
-        for listener in self.listeners:
+    def _stop_listening(self, command: words.StopListening) -> None:
+        if command.refuse:
+            listeners.refuse_new([*self.estate.listeners.values()])
+        for listener in self.estate.listeners.values():
             listener.close()
-        self.listeners = []
+        self.estate.listeners.clear()
 
-    def _report(self, command: lifecycle.Report) -> None:
+    def _report(self, command: words.Report) -> None:
         log.log(getattr(logging, command.level.upper()), "%s", command.text)
 
-    def _notify(self, command: lifecycle.Notify) -> None:
-        log.debug("state: %s", command.state)
+    def _notify(self, command: words.Notify) -> None:
+        self._notifier.state(command.state)
+        if command.state == "ready" and not self._was_ready:
+            self._was_ready = True
+            self.hooks.call_safely("when_ready", server=self._facts())
 
-    def _exit(self, command: lifecycle.Exit) -> None:
+    def _exit(self, command: words.Exit) -> None:
         self._status = command.status
+
+    # ---- two masters ----
+
+    def _say(self, command: handover.Say) -> None:
+        if self.peer is None:
+            return
+        fds: list[int] = []
+        if command.word == "forked":
+            fds = [self.workers[command.facts[0]].pidfd]
+        elif command.word in ("router", "prepared") and self.router is not None:
+            fds = [self.router.pidfd]
+        elif command.word == "offered" and self._spill_fd >= 0:
+            fds = [self._spill_fd]
+        self.peer.say(command.word, command.facts, fds)
+        if command.word == "stable" and self._pidfile is not None:
+            self._pidfile.write()
+
+    def _exec_new(self, _: handover.ExecNew) -> None:
+        if self._pidfile is not None:
+            self._pidfile.step_aside()
+        self.hooks.call_safely("pre_exec", server=self._facts())
+        try:
+            self.peer = upgrade.execute(
+                self.estate.segment,
+                self.estate.eventfds,
+                self.estate.listeners,
+                {"inboxes": [fd for inbox in self.estate.inboxes for fd in (inbox.read, inbox.write)]},
+                self._notifier.environment,
+            )
+        except OSError as error:
+            log.error("upgrade: the new master cannot be forked: %s", error)
+            self._queue.append(handover.PeerDied(1))
+
+    def _restore(self, _: handover.Restore) -> None:
+        if self._pidfile is not None:
+            if self.life.new is not None and self.life.old is None:
+                self._pidfile.write()
+            else:
+                self._pidfile.step_back()
+        self._close_spill()
+
+    def _close_spill(self) -> None:
+        if self._spill_fd >= 0:
+            os.close(self._spill_fd)
+            self._spill_fd = -1
+
+    def _park_router(self, _: handover.ParkRouter) -> None:
+        if self.router is None or not self.router.send(b"park"):
+            log.warning("upgrade: the router is not there to be parked")
+
+    def _go_router(self, _: handover.GoRouter) -> None:
+        if self.router is not None:
+            self.router.send_fds(b"go", [self._spill_fd] if self._spill_fd >= 0 else [])
+        self._close_spill()
+
+    def _set_role(self, command: handover.SetRole) -> None:
+        expect = None if command.expect is None else int(command.expect)
+        won = self.estate.segment.set_owner(int(command.role), expect)
+        if command.expect is not None:
+            self._queue.append(handover.RoleAnswer(won))
+
+    def _end_peer(self, command: handover.EndPeer) -> None:
+        if self.peer is not None:
+            self.peer.end(command.master)
+
+    # ---- the end ----
 
     def _finish(self) -> None:
         """Whoever is left ends now, and nobody stays a zombie."""
         left = [*self.workers.values(), *([self.router] if self.router is not None else [])]
         deadline = time.monotonic() + FINAL_WAIT
-        for process in left:
-            if process is not self.router:
-                process.kill(signal.SIGKILL)
+        for process in self.workers.values():
+            process.kill(signal.SIGKILL)
         for process in left:
             if not process.wait_dead(deadline - time.monotonic()):
                 process.kill(signal.SIGKILL)
                 process.wait_dead(FINAL_WAIT)
             process.reap()
+        if self._pidfile is not None:
+            self._pidfile.remove()
+        self.hooks.call_safely("on_exit", server=self._facts())
         if self._inbox is not None:
             self._inbox.close()
         log.info("stopped: status=%d", self._status or 0)
 
 
+_FIXED: Sequence[str] = (
+    "channels_max", "ring_size", "alert_ring_size", "max_workers", "bind", "backlog", "pidfile", "daemon", "user",
+    "group", "preload_app",
+)  # fmt: skip
+
+
 def _limits(settings: Settings) -> lifecycle.Limits:
     return lifecycle.Limits(
         workers=settings.workers,
-        max_workers=settings.max_workers or 2 * settings.workers,
+        max_workers=settings.most_workers,
         graceful_timeout=settings.graceful_timeout,
         boot_timeout=settings.boot_timeout,
     )
 
 
 _CARRY_OUT: dict[type, Callable[..., None]] = {
-    lifecycle.ForkWorker: Master._fork_worker,
-    lifecycle.ForkRouter: Master._fork_router,
-    lifecycle.Tell: Master._tell,
-    lifecycle.Kill: Master._kill,
-    lifecycle.Vacate: Master._vacate,
-    lifecycle.Bury: Master._bury,
-    lifecycle.Reap: Master._reap,
-    lifecycle.StopRouter: Master._stop_router,
-    lifecycle.StopListening: Master._stop_listening,
-    lifecycle.Report: Master._report,
-    lifecycle.Notify: Master._notify,
-    lifecycle.Exit: Master._exit,
+    words.ForkWorker: Master._fork_worker,
+    words.ForkRouter: Master._fork_router,
+    words.Tell: Master._tell,
+    words.Kill: Master._kill,
+    words.Vacate: Master._vacate,
+    words.Bury: Master._bury,
+    words.Reap: Master._reap,
+    words.StopRouter: Master._stop_router,
+    words.StopListening: Master._stop_listening,
+    words.Report: Master._report,
+    words.Notify: Master._notify,
+    words.Exit: Master._exit,
+    handover.Say: Master._say,
+    handover.ExecNew: Master._exec_new,
+    handover.Restore: Master._restore,
+    handover.ParkRouter: Master._park_router,
+    handover.GoRouter: Master._go_router,
+    handover.SetRole: Master._set_role,
+    handover.EndPeer: Master._end_peer,
 }

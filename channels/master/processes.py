@@ -1,21 +1,24 @@
 """The only fork, exec, wait and kill.
 
-Children are known by their pidfd: a pid that was reused can neither be killed nor reaped (HAZARDS H13), and nobody else's
-child is ever waited for.
+Children are known by their pidfd: a pid that was reused can neither be killed nor reaped (HAZARDS H13), and nobody
+else's child is ever waited for.
 """
 
 from __future__ import annotations
 
+import array
 import os
 import select
 import signal
 import socket
 import traceback
+from collections.abc import Sequence
 from typing import Callable
 
 from channels.master import signals
 
 LINK_BYTES = 65536  # the largest message on a link
+FDS_MAX = 8  # descriptors with one message
 
 
 class Process:
@@ -34,6 +37,16 @@ class Process:
         except OSError:
             return False
         return True
+
+    def send_fds(self, message: bytes, fds: list[int]) -> bool:
+        """The same with descriptors."""
+        return send_fds(self.link, message, fds)
+
+    def receive_fds(self) -> tuple[bytes | None, list[int]]:
+        """The same with descriptors, which are closed on exec."""
+        message, fds = receive_fds(self.link)
+        self.hung_up = message == b""
+        return message, fds
 
     def receive(self) -> bytes | None:
         """The next message, b"" at the end of the link, None when there is none now."""
@@ -74,6 +87,33 @@ class Process:
     def wait_dead(self, seconds: float) -> bool:
         """For the very end: wait until it is a zombie."""
         return bool(select.select([self.pidfd], [], [], max(seconds, 0.0))[0])
+
+
+def send_fds(link: socket.socket, message: bytes, fds: Sequence[int]) -> bool:
+    """One message with descriptors, without waiting.  socket.send_fds() ignores its flags, hence this."""
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds).tobytes())] if fds else []
+    try:
+        link.sendmsg([message], rights, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+    except OSError:
+        return False
+    return True
+
+
+def receive_fds(link: socket.socket) -> tuple[bytes | None, list[int]]:
+    """One message and its descriptors, which are closed on exec; b"" at the end, None when there is none now."""
+    fds = array.array("i")
+    try:
+        message, rights, _, _ = link.recvmsg(
+            LINK_BYTES, socket.CMSG_SPACE(FDS_MAX * fds.itemsize), socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+        )
+    except (BlockingIOError, InterruptedError):
+        return None, []
+    except OSError:
+        return b"", []
+    for level, kind, data in rights:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+    return message, fds.tolist()
 
 
 _P_PIDFD = getattr(os, "P_PIDFD", 3)

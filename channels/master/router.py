@@ -14,56 +14,95 @@ from collections.abc import Sequence
 
 import gevent
 
+from channels import identity
 from channels.core import native
-from channels.master.routing import Routing
+from channels.master.processes import receive_fds, send_fds
+from channels.master.routing import Routing, Spilled, pack_spilled, unpack_spilled
 from channels.settings import Settings
 
 log = logging.getLogger("channels")
 
 LINGER = 5.0  # seconds beyond graceful_timeout that a router without a supervisor waits for workers
-LINK_BYTES = 65536
 
 
 class RouterProcess:
-    """Words over the link: "bury SLOT GENERATION" comes, "up", "buried ..." and "quarantine ..." go."""
+    """Words over the link: "go", "bury SLOT GENERATION", "park" and "stop" come; "prepared", "up", "buried ...",
+    "quarantine ..." and "parked" (with a descriptor of what was spilled) go."""
 
     def __init__(
         self, segment: native.Segment, eventfds: Sequence[int], settings: Settings, link: socket.socket
     ) -> None:
-        segment.enter("router")
         self.segment = segment
+        self.eventfds = eventfds
         self.settings = settings
         self.link = link
-        self.routing = Routing(segment, eventfds, settings, self._on_quarantine)
+        self.hub = gevent.get_hub()
+        self._io = self.hub.loop.io(link.fileno(), 1)
 
-    def run(self) -> int:
-        """Until the supervisor says stop, or, when it is gone, until the workers are gone too."""
+    def run(self, candidate: bool) -> int:
+        """Until the supervisor says stop, or, when it is gone, until the workers are gone too.
+
+        Args:
+            candidate: Another router has the role: prepare, and touch nothing before "go".
+        """
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # whoever signals the whole group means the others first
+        self.segment.enter("router")
+        identity.drop_privileges(self.settings.user, self.settings.group)
+        spilled: Spilled = {}
+        if candidate:
+            self._say("prepared")
+            word, spilled = self._wait_for_go()
+            if word != "go":
+                return 0
+        self.routing = Routing(self.segment, self.eventfds, self.settings, self._on_quarantine, spilled)
         self.routing.router.heartbeat()
-        hub = gevent.get_hub()
         greenlet = gevent.spawn(self.routing.run)
         greenlet.link_exception(lambda dead: os._exit(1))  # a successor goes on where this one stood
         self._say("up")
-        io = hub.loop.io(self.link.fileno(), 1)
         while True:
-            hub.wait(io)
-            try:
-                message = self.link.recv(LINK_BYTES, socket.MSG_DONTWAIT).decode()
-            except BlockingIOError:
-                continue
-            except OSError:
-                message = ""
-            if message == "stop":
+            message, _ = self._receive()
+            word, *numbers = message.split()
+            if word == "stop":
                 return 0
-            if not message:
-                io.close()
+            if word == "gone":
                 self._outlive()
                 return 0
-            word, *numbers = message.split()
+            if word == "park":
+                self._park(greenlet)
+                return 0
             if word == "bury":
                 slot, generation = map(int, numbers)
                 self.routing.bury(slot, generation)
                 self._say(f"buried {slot} {generation}")
+
+    def _wait_for_go(self) -> tuple[str, Spilled]:
+        while True:
+            word, fds = self._receive()
+            spilled: Spilled = {}
+            for fd in fds:
+                with os.fdopen(fd, "rb") as file:
+                    file.seek(0)
+                    spilled = unpack_spilled(file.read())
+            if word in ("go", "stop", "gone"):
+                return word, spilled
+
+    def _park(self, greenlet: gevent.Greenlet) -> None:
+        spilled = self.routing.park()
+        greenlet.kill()
+        fd = os.memfd_create("channels-spill", os.MFD_CLOEXEC)
+        with os.fdopen(fd, "wb") as file:
+            file.write(pack_spilled(spilled))
+            file.flush()
+            if not send_fds(self.link, b"parked", [file.fileno()]):
+                log.debug("the supervisor does not listen: parked")
+
+    def _receive(self) -> tuple[str, list[int]]:
+        """The next word; "gone" when the supervisor is."""
+        while True:
+            self.hub.wait(self._io)
+            message, fds = receive_fds(self.link)
+            if message is not None:
+                return message.decode() or "gone", fds
 
     def _say(self, message: str) -> None:
         try:

@@ -6,6 +6,8 @@ Runs in: router.  Never waits for a worker.
 from __future__ import annotations
 
 import logging
+import struct
+import time
 from collections.abc import Sequence
 from typing import Callable
 
@@ -20,7 +22,33 @@ log = logging.getLogger("channels")
 TURN_RECORDS = 256
 TURN_BYTES = 256 * 1024
 ROW_IDLE_NS = 10_000_000_000
+PARK_FLUSH = 0.05  # seconds for workers that are a little behind
 TURNS_AT_ONCE = 32  # before the greenlets around the routing one get their turn
+
+
+Spilled = dict[int, tuple[int, bytes]]  # slot -> (generation, records)
+_SPILLED_HEAD = struct.Struct("<IQQ")  # slot, generation, bytes that follow
+
+
+def pack_spilled(spilled: Spilled) -> bytes:
+    """For a router in another master."""
+    return b"".join(
+        _SPILLED_HEAD.pack(slot, generation, len(data)) + data for slot, (generation, data) in spilled.items()
+    )
+
+
+def unpack_spilled(packed: bytes) -> Spilled:
+    """As much of it as makes sense; the records themselves are checked by the core."""
+    spilled: Spilled = {}
+    at = 0
+    while len(packed) - at >= _SPILLED_HEAD.size:
+        slot, generation, size = _SPILLED_HEAD.unpack_from(packed, at)
+        at += _SPILLED_HEAD.size
+        if size > len(packed) - at:
+            break
+        spilled[slot] = (generation, packed[at : at + size])
+        at += size
+    return spilled
 
 
 class Names:
@@ -73,6 +101,7 @@ class Routing:
         eventfds: Sequence[int],
         settings: Settings,
         on_quarantine: Callable[[int, int, str], None],
+        spilled: Spilled | None = None,
     ) -> None:
         self.router = native.Router(
             segment,
@@ -83,6 +112,7 @@ class Routing:
             spill_hard_bytes=settings.spill_hard,
             spill_soft_ns=int(settings.spill_soft_time * 1e9),
             row_idle_ns=ROW_IDLE_NS,
+            spilled=spilled,
         )
         self.names = Names(self.router)
         self.on_quarantine = on_quarantine
@@ -114,8 +144,22 @@ class Routing:
                 self._hub.wait(self._wake)
             router.awake()
 
-    def stop(self) -> None:
+    def park(self) -> Spilled:
+        """Route no more; what is only in this process's memory, by slot, for the router that follows."""
         self._running = False
+        deadline = time.monotonic() + PARK_FLUSH
+        while self.spilling() and time.monotonic() < deadline:
+            self.router.turn()
+            gevent.sleep(0.001)
+        return {
+            slot: (generation, self.router.export_spill(slot))
+            for slot, generation in self.router.live.items()
+            if self.router.spilled_bytes(slot)
+        }
+
+    def spilling(self) -> bool:
+        """Whether some worker is so far behind that its ring does not hold everything."""
+        return any(self.router.spilled_bytes(slot) for slot in self.router.live)
 
     def bury(self, slot: int, generation: int) -> None:
         """A worker is dead: what it committed is routed, its subscriptions end, everyone is told.  May be repeated."""

@@ -54,10 +54,15 @@ def _noted(number: int, frame: object) -> None:
 
 def reset() -> None:
     """A child's own handlers: none, and deaf to what a terminal sends to everyone."""
-    signal.set_wakeup_fd(-1)
-    for number in VERBS:
-        signal.signal(number, signal.SIG_DFL)
+    to_default()
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGWINCH, signal.SIGTTIN, signal.SIGTTOU):
         signal.signal(number, signal.SIG_IGN)
     for number in (signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
+
+
+def to_default() -> None:
+    """As for a program that is to be executed: ignored signals would stay ignored."""
+    signal.set_wakeup_fd(-1)
+    for number in VERBS:
+        signal.signal(number, signal.SIG_DFL)

@@ -179,7 +179,7 @@ class Client:
             gevent.sleep(0)
 
     def _on_tick(self) -> None:
-        """Once a second: the heartbeat, and a look whether a wake-up was lost (HAZARDS H14: the counter must stay 0)."""
+        """Once a second: the heartbeat, and a look for a lost wake-up (HAZARDS H14: the counter must stay 0)."""
         endpoint = self.endpoint
         endpoint.heartbeat()
         endpoint.expire(BODY_AGE_NS)

@@ -9,14 +9,12 @@ import faulthandler
 import logging
 import os
 import signal
-import socket
 import sys
-from collections.abc import Sequence
 from typing import Any
 
-from channels.core import native
+from channels.assignment import Assignment
 from channels.errors import ChannelsError
-from channels.settings import Settings
+from channels.hooks import ServerFacts, WorkerFacts
 
 log = logging.getLogger("channels")
 
@@ -25,60 +23,72 @@ STATUS_APP = 4
 LINK_BYTES = 65536
 
 
-def run(
-    segment: native.Segment,
-    eventfds: Sequence[int],
-    slot: int,
-    generation: int,
-    settings: Settings,
-    listeners: Sequence[socket.socket],
-    link: socket.socket,
-) -> int:
+def run(given: Assignment) -> int:
     """Serve until told to stop; the exit status.
 
-    Words over the link: "ready" and "leaving REASON" go; "drain", "abort" and "reopen" come; its end means that the
-    supervisor is gone.
+    Words over the link: "ready" and "leaving REASON" go; "drain", "finish", "abort" and "reopen" come; its end means
+    that the supervisor is gone.
     """
-    if not settings.no_monkey:
+    settings = given.settings
+    if not settings.no_monkey and given.application is None:
         from gevent import monkey
 
         monkey.patch_all()
+    server = ServerFacts(os.getppid(), settings, [])
+    facts = WorkerFacts(given.slot, given.generation, os.getpid(), settings)
     try:
         from channels.worker import client
 
-        mine = client.attach(segment, eventfds, slot, generation, settings)
+        for entry in settings.raw_env:
+            name, _, value = entry.partition("=")
+            os.environ[name] = value
+        given.hooks.call("post_fork", server=server, worker=facts)
+        mine = client.attach(given.segment, given.eventfds, given.slot, given.generation, settings)
+        given.drop_privileges()
     except (ChannelsError, OSError, MemoryError) as error:
-        log.error("worker=%d cannot attach: %s", slot, error)
+        log.error("worker=%d cannot start: %s", given.slot, error)
+        return STATUS_BOOT
+    except Exception:
+        log.exception("worker=%d cannot start", given.slot)
         return STATUS_BOOT
     _dump_stacks_on_demand()
-    application = _load(settings)
+    application = given.application or _load(given)
     if application is None:
         return STATUS_APP
-    from channels.worker.serve import Serving
+    try:
+        given.hooks.call("post_worker_init", server=server, worker=facts)
+        from channels.worker.serve import Serving
 
-    return _Worker(mine, Serving(listeners, application), settings, link).run()
+        serving = Serving(given, mine, application)
+    except Exception:
+        log.exception("worker=%d cannot start", given.slot)
+        return STATUS_BOOT
+    try:
+        return _Worker(given, mine, serving).run()
+    finally:
+        given.hooks.call_safely("worker_exit", server=server, worker=facts)
 
 
-def _load(settings: Settings) -> Any:
+def _load(given: Assignment) -> Any:
     from channels.worker import application
 
     try:
-        return application.load(settings.app, settings.chdir)
+        return application.load(given.settings.app, given.settings.chdir)
     except ChannelsError as error:
         log.error("%s", error)
     except (Exception, SystemExit):
-        log.exception("cannot import the application %r", settings.app)
+        log.exception("cannot import the application %r", given.settings.app)
     return None
 
 
 class _Worker:
     """The main greenlet: words from the supervisor, signals, the end."""
 
-    def __init__(self, client: Any, serving: Any, settings: Settings, link: socket.socket) -> None:
+    def __init__(self, given: Assignment, client: Any, serving: Any) -> None:
+        self.given = given
         self.client = client
         self.serving = serving
-        self.settings = settings
-        self.link = link
+        self.link = given.link
 
     def run(self) -> int:
         import gevent
@@ -87,6 +97,7 @@ class _Worker:
         outcome: Any = AsyncResult()
         gevent.signal_handler(signal.SIGTERM, outcome.set, "drain")
         gevent.spawn(self._listen, outcome)
+        self.serving.on_leaving = lambda reason: self._say(f"leaving {reason}")
         self.serving.start()
         self.client.endpoint.set_ready(True)
         self._say("ready")
@@ -94,7 +105,7 @@ class _Worker:
         if word == "abort":
             return 0
         self.client.endpoint.set_ready(False)
-        self.serving.drain(self.settings.graceful_timeout)
+        self.serving.drain(self.given.settings.graceful_timeout, last=word == "finish")
         return 0
 
     def _listen(self, outcome: Any) -> None:
@@ -114,13 +125,14 @@ class _Worker:
                 word = ""
             if word == "reopen":
                 logs.reopen()
+                self.serving.reopen()
             elif word == "abort":
-                outcome.set("abort")
+                self.serving.flush()
                 os._exit(0)
-            elif word == "drain":
-                outcome.set("drain")
+            elif word in ("drain", "finish"):
+                outcome.set(word)
             elif not word:
-                log.error("the supervisor is gone; finishing what is open")
+                log.error("worker=%d: the supervisor is gone; finishing what is open", self.given.slot)
                 outcome.set("drain")
                 return
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 import socket
 import time
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, Callable
 
 import gevent
 from gevent import pywsgi
 
+from channels.assignment import Assignment
 from channels.errors import ClientGone, StreamEnded
 from channels.worker import subscription
 from channels.worker.application import WSGIApplication
+from channels.worker.client import Client
 
 log = logging.getLogger("channels")
 
@@ -70,9 +71,10 @@ class _Handler(pywsgi.WSGIHandler):
 class Serving:
     """The HTTP servers of one worker, one per listener."""
 
-    def __init__(self, listeners: Sequence[socket.socket], application: WSGIApplication) -> None:
+    def __init__(self, given: Assignment, client: Client, application: WSGIApplication) -> None:
+        self.on_leaving: Callable[[str], None] = lambda reason: None
         self._servers = []
-        for listener in listeners:
+        for listener in given.listeners:
             inherited = gevent.socket.socket(fileno=listener.detach())
             inherited.setblocking(False)
             self._servers.append(
@@ -83,8 +85,18 @@ class Serving:
         for server in self._servers:
             server.start()
 
-    def drain(self, seconds: float) -> None:
-        """Take nothing new; what runs may finish, streams are told to end."""
+    def flush(self) -> None:
+        """Write what is buffered."""
+
+    def reopen(self) -> None:
+        """After a log rotation."""
+
+    def drain(self, seconds: float, last: bool) -> None:
+        """Take nothing new; what runs may finish, streams are told to end.
+
+        Args:
+            last: Nobody else listens: what the kernel has queued is still accepted.
+        """
         for server in self._servers:
             server.stop_accepting()
         subscription.drain_cores()

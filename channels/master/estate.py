@@ -1,0 +1,86 @@
+"""What a master owns and an upgrade hands on: segment, eventfds, inboxes, listening sockets."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+
+from channels.assignment import Inbox
+from channels.core import native
+from channels.errors import BadSetting
+from channels.master import limits, listeners, systemd, upgrade
+from channels.settings import Settings
+
+INBOX_BYTES = 1 << 20
+
+
+class Estate:
+    """Made new, or taken over from the master that executed this one."""
+
+    def __init__(self, settings: Settings) -> None:
+        inherited = upgrade.adopt()
+        self.upgraded = inherited is not None
+        self.peer = inherited.peer if inherited is not None else None
+        self.same = False
+        size = native.segment_size(
+            settings.slots, settings.ring_size, settings.ring_size, settings.alert_ring_size, settings.channels_max
+        )
+        limits.raise_descriptors()
+        if inherited is not None and inherited.segment is not None and inherited.segment.size == size:
+            self.same = True
+            self.segment = inherited.segment
+            self.eventfds = inherited.eventfds
+            numbers = inherited.extra_fds["inboxes"]
+            self.inboxes = [Inbox(*pair) for pair in zip(numbers[::2], numbers[1::2])]
+        else:
+            if inherited is not None:
+                upgrade.discard(inherited)
+            limits.check(settings, size, limits.memory_free())
+            self._make(settings)
+        self.segment.enter("supervisor")
+        self.listeners = self._listen(settings, inherited.listeners if inherited is not None else {})
+
+    def _make(self, settings: Settings) -> None:
+        self.segment = native.Segment.create(
+            settings.slots,
+            settings.ring_size,
+            settings.ring_size,
+            settings.alert_ring_size,
+            settings.channels_max,
+            os.urandom(16),
+            time.time_ns() // 1000,
+        )
+        self.eventfds = [native.make_eventfd() for _ in range(settings.slots)]
+        self.inboxes = [_inbox() for _ in range(settings.slots)]
+
+    @staticmethod
+    def _listen(settings: Settings, inherited: dict[str, socket.socket]) -> dict[str, socket.socket]:
+        """By the text that says where.  systemd's sockets take the place of `bind`; an old master's are kept."""
+        handed = systemd.inherited_listeners()
+        if handed:
+            return {listeners.shown(listener): listener for listener in handed}
+        if inherited and set(inherited) != set(settings.bind) and all("://" in text for text in inherited):
+            return inherited  # they came from systemd
+        found = {}
+        try:
+            for text in settings.bind:
+                if text in found:
+                    raise BadSetting("bind", text, "is given twice")
+                kept = inherited.pop(text, None)
+                found[text] = kept or listeners.open_listener(text, settings.backlog, umask=settings.umask)
+        except BadSetting:
+            for listener in found.values():
+                listener.close()
+            raise
+        for listener in inherited.values():
+            listener.close()
+        return found
+
+
+def _inbox() -> Inbox:
+    read, write = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for end in (read, write):
+        end.setblocking(False)
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, INBOX_BYTES)
+    return Inbox(read.detach(), write.detach())
