@@ -482,12 +482,12 @@ class Lifecycle:
         staying = [child for child in ready if not child.wants_out]
         if self.reloading and len(ready) >= self.target:
             self._finish_reload()
-        if not self.reloading and len(ready) > self.target and len(staying) > self.target:
-            for child in staying[: len(staying) - self.target]:
-                self._drain(child, "fewer workers")
         if not self.reloading and self.target == 0:
             for child in ready:
                 self._drain(child, "no workers wanted")
+        elif not self.reloading and len(staying) > self.target:
+            for child in staying[: len(staying) - self.target]:
+                self._drain(child, "fewer workers")
         self._fork_missing(starting, ready, staying)
         if not self.reloading and not self._settled and len(ready) >= self.target > 0:
             self._settled = True

@@ -1,4 +1,4 @@
-"""Upgrade: the new binary is executed with the sockets and the segment of the old one; what is inherited and checked."""
+"""Upgrade: the new binary is executed with the sockets and the segment of the old one: what it inherits and checks."""
 
 from __future__ import annotations
 
