@@ -4,6 +4,8 @@ cdef extern from "<stdbool.h>":
     ctypedef bint c_bool "bool"
 
 cdef extern from "Python.h":
+    Py_ssize_t PyList_GET_SIZE(object list)
+    PyObject *PyList_GET_ITEM(object list, Py_ssize_t i)
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
     object PyUnicode_DecodeUTF8(const char *text, Py_ssize_t size, const char *errors)
 
@@ -198,6 +200,7 @@ cdef extern from "endpoint.h" nogil:
     c_bool endpoint_open(endpoint *self, const segment *seg, const int *eventfds, uint32_t slot, uint64_t generation)
     void endpoint_close(endpoint *self)
     int endpoint_send(endpoint *self, const record *header, const void *name, const void *body)
+    int endpoint_message(endpoint *self, uint32_t row, uint32_t row_gen, const void *body, uint64_t size)
     void endpoint_report(endpoint *self, uint32_t peer)
     outgoing *endpoint_peer(endpoint *self, uint32_t slot, uint64_t generation)
     int endpoint_put(endpoint *self, outgoing *peer, const record *header, const void *name, const void *body)

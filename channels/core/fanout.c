@@ -61,6 +61,35 @@ static void put(struct router *self, struct lane *lane, const struct record *hea
     spill(self, lane, header, body);
 }
 
+/* The same for a message of a worker's, with what the router adds to its header. */
+static inline void put_message(struct router *self, struct lane *lane, const struct record *header, uint64_t sequence,
+                               const uint8_t *body) {
+    struct record *place;
+    if (__builtin_expect(!lane->behind && ring_claim(&lane->down, header->length, &place) == RING_OK, 1)) {
+        place->length = header->length;
+        place->type = RECORD_MESSAGE;
+        place->flags = header->flags & FLAG_LARGE;
+        place->name_length = header->name_length;
+        place->hops = 0;
+        place->source = header->source;
+        place->destination = lane->id;
+        place->sequence = sequence;
+        place->row = header->row;
+        place->row_generation = header->row_generation;
+        place->time_ns = self->now_real_ns;
+        memcpy(place + 1, body, header->length - sizeof *header);
+        touch(self, lane);
+        return;
+    }
+    struct record out = *header;
+    out.flags = header->flags & FLAG_LARGE;
+    out.hops = 0;
+    out.destination = lane->id;
+    out.sequence = sequence;
+    out.time_ns = self->now_real_ns;
+    put(self, lane, &out, body);
+}
+
 void fanout_stage(struct router *self, const struct record *header, const uint8_t *body) {
     const struct segment *segment = self->segment;
     struct op_log *op = &self->control->op[(shared_load(&self->control->current) + 1) & 1];
@@ -71,22 +100,18 @@ void fanout_stage(struct router *self, const struct record *header, const uint8_
         struct row_shadow *shadow = &self->shadow[header->row];
         sequence = ++shadow->sequence;
         shadow->used_ns = self->now_ns;
-        struct record out = *header;
-        out.flags = header->flags & FLAG_LARGE;
-        out.hops = 0;
-        out.sequence = sequence;
-        out.time_ns = self->now_real_ns;
+        uint64_t bytes = 0;
         for (uint32_t i = 0; i < segment->at.slot_words; i++) {
             for (uint64_t bits = shared_load(&row->words[i]); bits != 0; bits &= bits - 1) {
                 struct lane *lane = &self->lane[i * 64 + (uint32_t)__builtin_ctzll(bits)];
-                if (!lane->attached)
+                if (__builtin_expect(!lane->attached, 0))
                     continue;
-                out.destination = WORKER_ID(lane - self->lane, lane->generation);
-                put(self, lane, &out, body);
-                self->staged_bytes += out.length;
+                put_message(self, lane, header, sequence, body);
+                bytes += header->length;
                 self->deliveries++;
             }
         }
+        self->staged_bytes += bytes;
     } else {
         /* Everyone had left this row after the sender looked: whoever joined since, joined after it was sent. */
         shared_add(&self->control->count.stale, 1);
@@ -136,7 +161,7 @@ void fanout_commit(struct router *self, uint32_t source, uint64_t end) {
 
 void fanout_control(struct router *self, uint32_t slot, struct record *header, const void *body) {
     struct lane *lane = &self->lane[slot];
-    header->destination = WORKER_ID(slot, lane->generation);
+    header->destination = lane->id;
     put(self, lane, header, body);
     if (lane->down.tail != lane->down.published)
         ring_publish(&lane->down);
@@ -240,8 +265,7 @@ bool fanout_import(struct router *self, uint32_t slot, const uint8_t *data, uint
         memcpy(&header, data, sizeof header);
         uint64_t span = record_span(header.length);
         if (header.length < sizeof header || span > size || span > ring_record_max(lane->down.capacity) ||
-            header.type < RECORD_MESSAGE || header.type >= RECORD_ALERT ||
-            header.destination != WORKER_ID(slot, lane->generation))
+            header.type < RECORD_MESSAGE || header.type >= RECORD_ALERT || header.destination != lane->id)
             return false;
         spill(self, lane, &header, data + sizeof header);
         data += span;
@@ -290,7 +314,7 @@ void fanout_recover(struct router *self) {
             struct lane *lane = &self->lane[slot];
             if (!bit_get(row->words, slot) || !lane->attached || has_it[slot])
                 continue;
-            header.destination = WORKER_ID(slot, lane->generation);
+            header.destination = lane->id;
             put(self, lane, &header, body);
         }
         if (shared_load(&row->sequence) < op->sequence[i])

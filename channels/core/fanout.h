@@ -35,7 +35,8 @@ bool fanout_flush(struct router *self);
 /* Tell the slot what it lost, or may have lost: every channel it is in, up to the number given last. */
 void fanout_tell_all_gaps(struct router *self, uint32_t slot);
 void fanout_drop_spill(struct router *self, uint32_t slot);
-/* What a predecessor had spilled for this slot, in the form of spill_copy.  False: it cannot be that; what came before stays. */
+/* What a predecessor had spilled for this slot, in the form of spill_copy.  False: it cannot be that; what came before
+ * stays. */
 bool fanout_import(struct router *self, uint32_t slot, const uint8_t *data, uint64_t size);
 /* Finish the operation that a predecessor left open. */
 void fanout_recover(struct router *self);

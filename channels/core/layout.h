@@ -134,7 +134,8 @@ struct slot_entry {
 };
 
 struct supervisor_region {
-    _Alignas(CONTROL_LINE) shared64 owner; /* two masters by compare-and-swap: who routes (docs/protocol/handover.pml) */
+    _Alignas(
+        CONTROL_LINE) shared64 owner; /* two masters by compare-and-swap: who routes (docs/protocol/handover.pml) */
     struct slot_entry slot[SLOTS_MAX];
 };
 

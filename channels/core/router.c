@@ -408,6 +408,7 @@ static bool attach(struct router *self, uint32_t slot, uint64_t generation) {
     lane->room = (struct doorbell){.epoch = &worker->up.want, .fd = self->eventfds[slot]};
     lane->want = shared_load(&down->want);
     lane->generation = generation;
+    lane->id = WORKER_ID(slot, generation);
     lane->attached = true;
     lane->quarantined = lane->pending_prefix = lane->resync_due = lane->dying = false;
     self->live[self->live_count++] = slot;

@@ -48,6 +48,7 @@ struct lane { /* the router's private side of one slot */
     struct ring_out down;
     struct doorbell bell; /* it sleeps, and something came */
     struct doorbell room; /* it waits for room in `up` */
+    worker_id id;         /* of the attached generation */
     uint64_t generation;  /* attached, else 0 */
     uint64_t buried;      /* the last generation cleaned up */
     uint64_t want;        /* our own epoch towards its reader */
@@ -93,8 +94,8 @@ struct router {
 };
 
 /* Maps nothing: `segment` has been entered in the router's role.  Finishes what a predecessor had begun, tells every
- * attached worker to ask again.  `imports`, by slot, or NULL: what the predecessor had spilled for it will be brought by
- * fanout_import, so it is not lost.  False: no memory. */
+ * attached worker to ask again.  `imports`, by slot, or NULL: what the predecessor had spilled for it will be brought
+ * by fanout_import, so it is not lost.  False: no memory. */
 bool router_open(struct router *self, const struct segment *segment, const int *eventfds,
                  const struct router_limits *limits, const bool *imports, uint64_t now_ns, uint64_t now_real_ns);
 void router_close(struct router *self);
