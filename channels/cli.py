@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Callable
 
-from channels import __version__, identity, log, settings, settings_file
+from channels import __version__, identity, log, operate, settings, settings_file
 from channels.errors import BadSetting, ChannelsError
 from channels.hooks import Hooks
 from channels.master.estate import Estate
@@ -25,7 +25,8 @@ def parser() -> argparse.ArgumentParser:
         prog="channels",
         description="Serve a WSGI application with real-time channels between its worker processes.",
         epilog="Every option is also a name in the settings file and an environment variable: --send-timeout is "
-        "send_timeout and CHANNELS_SEND_TIMEOUT.",
+        "send_timeout and CHANNELS_SEND_TIMEOUT.  Also: channels ls | top | tail NAME | send NAME DATA | "
+        "alert WORKER NAME DATA | doctor, which talk to a running master.",
     )
     made.add_argument("app", nargs="?", metavar="MODULE:APP", help=settings.FIELDS["app"].metadata["doc"])
     made.add_argument("--version", action="version", version=f"channels {__version__}")
@@ -77,6 +78,13 @@ def _loader(given: Mapping[str, Any], config: str | None) -> Callable[[], tuple[
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; its exit status."""
+    words = sys.argv[1:] if arguments is None else arguments
+    if operate.is_command(words):
+        try:
+            return operate.main(words)
+        except ChannelsError as error:
+            print(f"channels: {error}", file=sys.stderr)
+            return operate.STATUS_FAILED
     given = {name: value for name, value in vars(parser().parse_args(arguments)).items() if value is not None}
     config, check, show = given.pop("config", None), given.pop("check_config"), given.pop("print_config")
     wsgi_app = given.pop("wsgi_app", None)

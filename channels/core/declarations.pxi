@@ -153,9 +153,12 @@ cdef extern from "router.h" nogil:
         c_bool attached
         uint64_t generation
         spill spill
+    struct row_shadow:
+        uint64_t sequence
     struct router:
         router_control *control
         table table
+        row_shadow *shadow
         lane lane[256]
         uint32_t *journal
         uint32_t journal_count

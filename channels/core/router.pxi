@@ -141,6 +141,16 @@ cdef class Router:
             return []
         return [i for i in range(self.segment.c.at.slots) if bitmap[i // 64] >> (i % 64) & 1]
 
+    def row(self, uint32_t row):
+        """(name, last number given) of a row; an empty name when it is free."""
+        cdef uint32_t length
+        cdef const uint8_t *name
+        self.segment.check()
+        if row >= self.segment.c.at.rows or not table_is_used(&self.c.table, row):
+            return b"", 0
+        name = table_row_name(&self.c.table, row, &length)
+        return PyBytes_FromStringAndSize(<const char *>name, length), self.c.shadow[row].sequence
+
     def start_journal(self):
         """From here on remember which rows are made and freed, for take_journal()."""
         self.c.journal_on = True

@@ -14,8 +14,10 @@ import signal
 import socket
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Callable
 
+from channels import control
 from channels import log as logs
 from channels.assignment import Assignment, WorkerEntry
 from channels.errors import BadSetting, ChannelsError
@@ -70,6 +72,7 @@ class Master:
         self._next_beat = 0.0
         self._spill_fd = -1  # what a parked router had spilled, until it is handed on
         self._was_ready = False
+        self._control_path = Path(settings.control) if settings.control else control.path_for(os.getpid())
 
     # ---- the loop ----
 
@@ -311,10 +314,14 @@ class Master:
         self._queue.append(words.Forked(slot, process.pid))
 
     def _fork_router(self, command: words.ForkRouter) -> None:
+        path = self._control_path
+
         def main(link: socket.socket) -> int:
             for listener in self.estate.listeners.values():
                 listener.close()
-            router = RouterProcess(self.estate.segment, self.estate.eventfds, self.settings, link)
+            router = RouterProcess(
+                self.estate.segment, self.estate.eventfds, self.estate.inboxes, self.settings, link, path
+            )
             return router.run(candidate=command.candidate)
 
         try:
@@ -456,6 +463,8 @@ class Master:
             process.reap()
         if self._pidfile is not None:
             self._pidfile.remove()
+        if self.life.routes:
+            self._control_path.unlink(missing_ok=True)
         self.hooks.call_safely("on_exit", server=self._facts())
         if self._inbox is not None:
             self._inbox.close()

@@ -11,11 +11,14 @@ import signal
 import socket
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import gevent
 
-from channels import identity
+from channels import identity, passing
+from channels.assignment import Inbox
 from channels.core import native
+from channels.master.control import ControlSocket
 from channels.master.processes import receive_fds, send_fds
 from channels.master.routing import Routing, Spilled, pack_spilled, unpack_spilled
 from channels.settings import Settings
@@ -30,10 +33,18 @@ class RouterProcess:
     "quarantine ..." and "parked" (with a descriptor of what was spilled) go."""
 
     def __init__(
-        self, segment: native.Segment, eventfds: Sequence[int], settings: Settings, link: socket.socket
+        self,
+        segment: native.Segment,
+        eventfds: Sequence[int],
+        inboxes: Sequence[Inbox],
+        settings: Settings,
+        link: socket.socket,
+        control_path: Path,
     ) -> None:
         self.segment = segment
         self.eventfds = eventfds
+        self.inboxes = list(inboxes)
+        self.control_path = control_path
         self.settings = settings
         self.link = link
         self.hub = gevent.get_hub()
@@ -59,6 +70,7 @@ class RouterProcess:
         greenlet = gevent.spawn(self.routing.run)
         greenlet.link_exception(lambda dead: os._exit(1))  # a successor goes on where this one stood
         self._say("up")
+        self._open_control()
         while True:
             message, _ = self._receive()
             word, *numbers = message.split()
@@ -73,7 +85,24 @@ class RouterProcess:
             if word == "bury":
                 slot, generation = map(int, numbers)
                 self.routing.bury(slot, generation)
+                self._pass_on(slot)
                 self._say(f"buried {slot} {generation}")
+
+    def _open_control(self) -> None:
+        control = ControlSocket(self.control_path, self.routing, self.segment, self.inboxes)
+        try:
+            control.start()
+        except OSError as error:
+            log.warning("no control socket at %s: %s", self.control_path, error)
+
+    def _pass_on(self, slot: int) -> None:
+        """Connections that were given to the dead worker and not taken yet go to another."""
+        for kind, data, fd in iter(lambda: passing.take(self.inboxes[slot].read), None):
+            for other in self.routing.router.live:
+                generation, _, _, ready, _ = self.segment.slot(other)
+                if ready == generation and passing.give(self.inboxes[other].write, kind, data, fd):
+                    break
+            os.close(fd)
 
     def _wait_for_go(self) -> tuple[str, Spilled]:
         while True:

@@ -161,6 +161,11 @@ class Routing:
         """Whether some worker is so far behind that its ring does not hold everything."""
         return any(self.router.spilled_bytes(slot) for slot in self.router.live)
 
+    def describe(self, row: int) -> tuple[str, list[int], int]:
+        """(name, slots that listen, last number given) of a channel."""
+        name, last = self.router.row(row)
+        return name.decode(errors="replace"), self.router.members(row), last
+
     def bury(self, slot: int, generation: int) -> None:
         """A worker is dead: what it committed is routed, its subscriptions end, everyone is told.  May be repeated."""
         self.router.bury(slot, generation)

@@ -10,11 +10,13 @@ from typing import Any, Callable
 import gevent
 from gevent import pywsgi
 
+from channels import passing
 from channels.assignment import Assignment
 from channels.errors import ClientGone, StreamEnded
-from channels.worker import subscription
+from channels.worker import control, subscription
 from channels.worker.application import WSGIApplication
 from channels.worker.client import Client
+from channels.worker.inbox import InboxReader
 
 log = logging.getLogger("channels")
 
@@ -81,9 +83,16 @@ class Serving:
                 pywsgi.WSGIServer(inherited, application, handler_class=_Handler, log=None, error_log=log)
             )
 
+        message_max = given.settings.message_max
+        self._inbox = InboxReader(
+            given.inboxes[given.slot].read,
+            {passing.CONTROL: lambda line, fd: gevent.spawn(control.serve, line, fd, message_max)},
+        )
+
     def start(self) -> None:
         for server in self._servers:
             server.start()
+        self._inbox.start()
 
     def flush(self) -> None:
         """Write what is buffered."""
