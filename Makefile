@@ -28,13 +28,15 @@ $(VENV)/.built: $(VENV)/.installed setup.py $(NATIVE_SOURCES)
 	$(BIN)/python setup.py -q build_ext --inplace
 	touch $@
 
-$(VENV)/.lint: $(VENV)/.installed
+$(VENV)/.lint: $(VENV)/.installed setup.cfg
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[lint]" --no-build-isolation
 	touch $@
 
+LINTED = $(wildcard channels tests examples benchmarks setup.py .ci)
+
 lint: build $(VENV)/.lint
-	$(BIN)/ruff check channels tests examples benchmarks setup.py .ci
-	$(BIN)/ruff format --check channels tests examples benchmarks setup.py .ci
+	$(BIN)/ruff check $(LINTED)
+	$(BIN)/ruff format --check $(LINTED)
 	$(BIN)/clang-format --dry-run -Werror $(filter %.c %.h,$(NATIVE_SOURCES))
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest channels.core.native --mypy-config-file setup.cfg --allowlist tests/core/stubtest.allow

@@ -11,6 +11,7 @@ from typing import Any, Callable
 from channels import __version__, identity, log, operate, settings, settings_file
 from channels.errors import BadSetting, ChannelsError
 from channels.hooks import Hooks
+from channels.master import processes
 from channels.master.estate import Estate
 from channels.master.master import Master
 from channels.worker import application
@@ -68,7 +69,7 @@ def _loader(given: Mapping[str, Any], config: str | None) -> Callable[[], tuple[
 
     def load() -> tuple[settings.Settings, Hooks]:
         file_values, functions = settings_file.read(config or settings_file.DEFAULT, must_exist=config is not None)
-        loaded = settings.make([file_values, settings.from_environment(), given])
+        loaded = settings.make([file_values, settings.from_environment(os.environ), given])
         identity.user_id(loaded.user)
         identity.group_id(loaded.group)
         return loaded, Hooks(functions)
@@ -121,11 +122,11 @@ def _check(wanted: settings.Settings) -> int:
 
 
 def _serve(wanted: settings.Settings, hooks: Hooks, load: Callable[[], tuple[settings.Settings, Hooks]]) -> int:
-    identity.become_init()
+    processes.become_init()
     if wanted.daemon and "CHANNELS_UPGRADE" not in os.environ:
         if wanted.errorlog in ("", "-"):
             raise BadSetting("daemon", True, "needs a file for the errors: --error-logfile PATH")
-        identity.daemonize()
+        processes.daemonize()
     try:
         log.setup(wanted.loglevel, wanted.errorlog)
     except OSError as error:

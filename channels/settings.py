@@ -6,7 +6,6 @@ Pure: reads no file and no environment; `cli` and `master` hand in what they fou
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Callable
 
@@ -210,7 +209,8 @@ def make(layers: Sequence[Mapping[str, Any]]) -> Settings:
     return settings
 
 
-def from_environment(environment: Mapping[str, str] | None = None) -> dict[str, str]:
+def from_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """CHANNELS_WORKERS=4 is workers=4; others are left alone."""
-    found = os.environ if environment is None else environment
-    return {name: found[f"CHANNELS_{name.upper()}"] for name in FIELDS if f"CHANNELS_{name.upper()}" in found}
+    return {
+        name: environment[f"CHANNELS_{name.upper()}"] for name in FIELDS if f"CHANNELS_{name.upper()}" in environment
+    }

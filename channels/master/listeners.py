@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import os
 import socket
 import stat
@@ -125,22 +126,12 @@ def refuse_new(listeners: Sequence[socket.socket]) -> None:
                 except OSError:
                     pass
             continue
-        code = b"".join(struct.pack("HBBI", *step) for step in _DROP_NEW)
-        buffer = _Buffer(code)
+        code = array.array("B", b"".join(struct.pack("HBBI", *step) for step in _DROP_NEW))
+        where, _ = code.buffer_info()  # stays while `code` lives
         try:
-            listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", len(_DROP_NEW), buffer.address))
+            listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", len(_DROP_NEW), where))
         except OSError:
             pass  # not allowed here: closing may reset who is in the queue at that instant
-
-
-class _Buffer:
-    """Bytes at an address that stays while the object lives."""
-
-    def __init__(self, data: bytes) -> None:
-        import ctypes
-
-        self._hold = ctypes.create_string_buffer(data)
-        self.address = ctypes.addressof(self._hold)
 
 
 def shown(listener: socket.socket) -> str:

@@ -22,10 +22,10 @@ from channels import log as logs
 from channels.assignment import Assignment, WorkerEntry
 from channels.errors import BadSetting, ChannelsError
 from channels.hooks import Hooks, ServerFacts, WorkerFacts
-from channels.identity import PidFile
 from channels.master import handover, lifecycle, listeners, processes, signals, upgrade, words
 from channels.master.children import Phase
 from channels.master.estate import Estate
+from channels.master.pidfile import PidFile
 from channels.master.router import RouterProcess
 from channels.master.systemd import Notifier
 from channels.settings import Settings

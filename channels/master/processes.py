@@ -167,3 +167,76 @@ def _child(
         traceback.print_exc()
     finally:
         os._exit(status)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether there is such a process, whoever's it is."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def daemonize() -> None:
+    """Leave the terminal: a session of its own, standard streams on /dev/null."""
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    os.close(null)
+
+
+def become_init() -> None:
+    """As the first process of a container: fork the master, stay behind, reap whatever is orphaned, pass signals on.
+
+    Returns in the child.  The parent ends with the master's status when no child is left: a master that was upgraded
+    leaves its successor to us.
+    """
+    if os.getpid() != 1:
+        return
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    child = os.fork()
+    if child == 0:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        return
+    main = [child]
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD}:
+        try:
+            signal.signal(number, lambda got, frame: _pass_on(main[0], got))
+        except (OSError, ValueError):
+            continue
+    signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    status = 0
+    while True:
+        try:
+            pid, raw = os.wait()
+        except ChildProcessError:
+            os._exit(status)
+        if pid == main[0]:
+            code = os.waitstatus_to_exitcode(raw)
+            status = status or (code if code >= 0 else 128 - code)
+            main[0] = _oldest_child() or main[0]
+
+
+def _pass_on(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass
+
+
+def _oldest_child() -> int | None:
+    """The new master, orphaned by the old one."""
+    try:
+        with open("/proc/self/task/1/children") as file:
+            children = [int(word) for word in file.read().split()]
+    except (OSError, ValueError):
+        return None
+    return min(children, default=None)

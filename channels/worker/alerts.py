@@ -15,7 +15,7 @@ import gevent
 from greenlet import getcurrent
 
 from channels.core import native
-from channels.errors import AlertLoop, CallTimeout, ChannelsError, RemoteError, RingFull, WorkerGone
+from channels.errors import AlertLoop, CallTimeout, ChannelsError, MessageTooBig, RemoteError, RingFull, WorkerGone
 from channels.worker import client as fabric
 
 log = logging.getLogger("channels")
@@ -284,8 +284,6 @@ def _bytes(data: Any) -> bytes:
 def _check_size(client: fabric.Client, data: Any) -> None:
     size = memoryview(_bytes(data)).nbytes
     if size > client.settings.message_max:
-        from channels.errors import MessageTooBig
-
         raise MessageTooBig(size, client.settings.message_max)
 
 

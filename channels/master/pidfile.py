@@ -1,0 +1,65 @@
+"""The file with the master's pid, in the way of gunicorn and nginx.
+
+Runs in: supervisor.
+"""
+
+from __future__ import annotations
+
+import os
+
+from channels.errors import BadSetting
+from channels.master import processes
+
+OLD_SUFFIX = ".oldbin"
+
+
+class PidFile:
+    """A file with the master's pid, in the way of gunicorn and nginx."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def write(self) -> None:
+        """Raises BadSetting when another live master has it."""
+        other = self.read()
+        if other is not None and other != os.getpid() and processes.is_alive(other):
+            raise BadSetting("pid", self.path, f"process {other} is running already; stop it or remove the file")
+        fresh = f"{self.path}.{os.getpid()}"
+        try:
+            with open(fresh, "w") as file:
+                file.write(f"{os.getpid()}\n")
+            os.chmod(fresh, 0o644)
+            os.rename(fresh, self.path)
+        except OSError as error:
+            raise BadSetting("pid", self.path, f"cannot be written: {error.strerror}") from None
+
+    def read(self) -> int | None:
+        try:
+            with open(self.path) as file:
+                return int(file.read().strip() or 0) or None
+        except (OSError, ValueError):
+            return None
+
+    def step_aside(self) -> None:
+        """A new master comes: keep ours under another name."""
+        self._rename(self.path, self.path + OLD_SUFFIX)
+
+    def step_back(self) -> None:
+        """It did not stay."""
+        self._rename(self.path + OLD_SUFFIX, self.path)
+
+    def remove(self) -> None:
+        """Only if it is still ours, under either name."""
+        for path in (self.path, self.path + OLD_SUFFIX):
+            if PidFile(path).read() == os.getpid():
+                try:
+                    os.unlink(path)
+                except OSError:
+                    pass
+
+    def _rename(self, old: str, new: str) -> None:
+        if PidFile(old).read() == os.getpid():
+            try:
+                os.rename(old, new)
+            except OSError:
+                pass
