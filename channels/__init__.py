@@ -41,11 +41,13 @@ _WHERE = {
             "MessageTooBig",
             "NotAttached",
             "RemoteError",
+            "Restarting",
             "RingFull",
             "RouterUnavailable",
             "SegmentError",
             "StreamEnded",
             "SubscriptionClosed",
+            "WebSocketClosed",
             "WorkerGone",
         )
     },
@@ -94,6 +96,9 @@ if TYPE_CHECKING:
         RemoteError as RemoteError,
     )
     from channels.errors import (
+        Restarting as Restarting,
+    )
+    from channels.errors import (
         RingFull as RingFull,
     )
     from channels.errors import (
@@ -107,6 +112,9 @@ if TYPE_CHECKING:
     )
     from channels.errors import (
         SubscriptionClosed as SubscriptionClosed,
+    )
+    from channels.errors import (
+        WebSocketClosed as WebSocketClosed,
     )
     from channels.errors import (
         WorkerGone as WorkerGone,

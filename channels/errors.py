@@ -192,6 +192,25 @@ class Draining(StreamEnded):
         return "the worker drains"
 
 
+class Restarting(Draining):
+    """The worker drains because another one takes its place: who connects again reaches that one."""
+
+    def __str__(self) -> str:
+        return "the worker is being replaced"
+
+
+class WebSocketClosed(StreamEnded):
+    """The WebSocket is closed, by either side or by the end of its connection."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(code, reason)
+        self.code = code  # RFC 6455, 7.4; 1006: the connection ended without a word
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the WebSocket is closed: {self.code} {self.reason}".rstrip()
+
+
 class BadSetting(ChannelsError, ValueError):
     """A setting with a value that cannot be."""
 

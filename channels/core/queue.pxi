@@ -63,6 +63,11 @@ cdef class LocalChannel:
         return self.row != ROW_NONE
 
     @property
+    def position(self):
+        """(epoch, number of the last message that has come here): what a subscriber that joins now will not get."""
+        return f"{self.epoch:x}", self.last
+
+    @property
     def members(self):
         """Queues here that receive it."""
         return len(self.bindings)

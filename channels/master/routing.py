@@ -157,6 +157,13 @@ class Routing:
             if self.router.spilled_bytes(slot)
         }
 
+    def close(self) -> None:
+        """Its watchers go: for tests that end a router without ending the process."""
+        self._running = False
+        for watcher in (self._wake, self._beat):
+            watcher.stop()
+            watcher.close()
+
     def spilling(self) -> bool:
         """Whether some worker is so far behind that its ring does not hold everything."""
         return any(self.router.spilled_bytes(slot) for slot in self.router.live)

@@ -1,0 +1,1 @@
+"""Streams for any WSGI framework: server-sent events, WebSockets, signed tokens."""

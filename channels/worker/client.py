@@ -43,6 +43,7 @@ _poll = monkey.get_original("select", "poll")
 _get_ident = monkey.get_original("_thread", "get_ident")
 
 _current: Client | None = None
+_when_attached: list[Callable[[], None]] = []
 
 
 class _Wake:
@@ -665,7 +666,22 @@ def attach(segment: native.Segment, eventfds: Sequence[int], slot: int, generati
     segment.enter("worker", slot)
     _current = Client(segment, eventfds, slot, generation, settings)
     _current.endpoint.install()
+    for callback in _when_attached:
+        callback()
     return _current
+
+
+def when_attached(callback: Callable[[], None]) -> None:
+    """Call it at once in a worker; else in each that comes of this process, before it serves."""
+    if _current is not None and _current.pid == os.getpid():
+        callback()
+    else:
+        _when_attached.append(callback)
+
+
+def is_attached() -> bool:
+    """Whether this process is a worker."""
+    return _current is not None and _current.pid == os.getpid()
 
 
 def current(what: str = "this call") -> Client:

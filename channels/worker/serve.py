@@ -12,7 +12,7 @@ from gevent import pywsgi
 
 from channels import passing
 from channels.assignment import Assignment
-from channels.errors import ClientGone, StreamEnded
+from channels.errors import ClientGone, Draining, Restarting, StreamEnded
 from channels.worker import control, subscription
 from channels.worker.application import WSGIApplication
 from channels.worker.client import Client
@@ -108,7 +108,7 @@ class Serving:
         """
         for server in self._servers:
             server.stop_accepting()
-        subscription.drain_cores()
+        subscription.drain_cores(Draining if last else Restarting)
         deadline = time.monotonic() + seconds
         for server in self._servers:
             server.stop(timeout=max(deadline - time.monotonic(), 0.0))

@@ -10,7 +10,7 @@ import os
 import time
 import weakref
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Callable
 
 import gevent
 from greenlet import getcurrent
@@ -37,7 +37,8 @@ class Subscription(native.Queue):
     def __init__(self, client: fabric.Client, maxlen: int, max_bytes: int, overflow: int) -> None:
         self._client = client
         self._core: Core | None = None
-        self._reason: type[StreamEnded] | None = None
+        self._nudged = False
+        self.reason: type[StreamEnded] | None = None  # why it was ended, if the server did it
 
     # ---- joining ----
 
@@ -122,10 +123,11 @@ class Subscription(native.Queue):
             timer.start(client._switch, greenlet)
         core = self._core
         self.waiter = greenlet
+        self._nudged = False
         try:
             if core is not None:
                 core.begin_wait()
-            while not self.pending and not self.closed:
+            while not self.pending and not self.closed and not self._nudged:
                 client.hub.switch()
                 if deadline is not None and time.monotonic() >= deadline:
                     break
@@ -137,6 +139,16 @@ class Subscription(native.Queue):
                 timer.stop()
                 timer.close()
         return self.pending > 0
+
+    def nudge(self) -> None:
+        """Whoever waits here looks up, as if its time were over.  Does not wait."""
+        if self.waiter is not None:
+            self._nudged = True
+            self._client.hub.loop.run_callback(self._look_up)
+
+    def _look_up(self) -> None:
+        if self.waiter is not None and self._nudged:
+            self._client._switch(self.waiter)
 
     # ---- the end ----
 
@@ -158,7 +170,7 @@ class Subscription(native.Queue):
 
     def end(self, reason: type[StreamEnded] | None) -> None:
         """Take nothing new; who iterates gets what waits and then stops."""
-        self._reason = self._reason or reason
+        self.reason = self.reason or reason
         self.shut()
         self._client._schedule()
 
@@ -181,6 +193,7 @@ class Core:
         self.subscriptions: set[Subscription] = set()
         self.own: Subscription | None = None
         self.ended: type[StreamEnded] | None = None
+        self.on_end: Callable[[type[StreamEnded]], None] | None = None  # for who does not wait; must not wait either
         self._watcher = watcher  # .start(core), .stop(): sees that the client has gone while somebody waits
         self._waiting = 0
         self._wakes: set[Any] = set()
@@ -218,10 +231,18 @@ class Core:
         if self._waiting == 0 and self._watcher is not None:
             self._watcher.stop()
 
+    def unwatch(self) -> None:
+        """Who asks reads from the connection itself and will notice a client that has gone."""
+        if self._waiting and self._watcher is not None:
+            self._watcher.stop()
+        self._watcher = None
+
     def end(self, reason: type[StreamEnded]) -> None:
         """The client has gone, or the worker drains: whoever waits here is woken and told."""
         if self.ended is None:
             self.ended = reason
+            if self.on_end is not None:
+                self.on_end(reason)
         for subscription in list(self.subscriptions):
             subscription.end(reason)
         if self._wakes:
@@ -294,10 +315,17 @@ def open_cores() -> Iterator[Core]:
     return iter(list(_open_cores))
 
 
-def drain_cores() -> None:
-    """The worker drains: every stream is to end."""
+def drain_cores(reason: type[Draining] = Draining) -> None:
+    """The worker drains: every stream is to end.  Restarting: another worker takes its place."""
     for core in open_cores():
-        core.end(Draining)
+        core.end(reason)
+
+
+def close_cores() -> None:
+    """This process stops being a worker: for tests."""
+    for core in open_cores():
+        core.close()
+    _greenlet_cores.clear()
 
 
 # ---- the classical face, as uWSGI drew it ----

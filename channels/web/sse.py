@@ -1,0 +1,328 @@
+"""Server-sent events: channels as a `text/event-stream` response, for any WSGI framework.
+
+The format is that of the WHATWG HTML living standard, section 9.2.  Runs in: worker, in a request.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Callable
+
+from channels.errors import Draining
+from channels.web.frames import FrameCache
+from channels.web.pulse import pulse
+from channels.worker import client as fabric
+from channels.worker import subscription
+from channels.worker.api import encode
+from channels.worker.subscription import Message, Subscription
+
+CONTENT_TYPE = "text/event-stream; charset=utf-8"
+HEARTBEAT = b":\n\n"
+CHUNK_BYTES = 64 * 1024  # frames that wait for the same client leave together, up to about so many bytes
+_LINE_END = re.compile(rb"\r\n|\r|\n")
+_BREAKS = re.compile("[\r\n\0]")
+
+Filter = Callable[[Message], bool]
+Transform = Callable[[Message], Any]
+
+
+class Event:
+    """What `transform` may return to choose more than the data."""
+
+    __slots__ = ("data", "event", "id", "retry")
+
+    def __init__(self, data: Any, event: str | None = None, id: str | None = None, retry: float | None = None) -> None:
+        self.data = data
+        self.event = event
+        self.id = id
+        self.retry = retry  # seconds
+
+
+def fields(data: bytes, event: str | None = None, id: str | None = None, retry: float | None = None) -> bytes:
+    """One event as bytes.
+
+    Args:
+        data: UTF-8; what is not becomes U+FFFD.  Every CRLF, CR or LF begins another `data` line.
+        event: The name that listeners wait for; without one it is "message".
+        id: What the browser sends back as Last-Event-ID.
+        retry: Seconds until it connects again.
+
+    Raises:
+        ValueError: A line break or NUL in `event` or `id`.
+    """
+    parts = []
+    if id is not None:
+        parts.append(f"id: {_one_line('id', id)}\n".encode())
+    if event is not None:
+        parts.append(f"event: {_one_line('event', event)}\n".encode())
+    if retry is not None:
+        parts.append(retry_field(retry))
+    parts.append(_data_lines(data))
+    return b"".join(parts)
+
+
+def retry_field(seconds: float) -> bytes:
+    """The field that says when to connect again."""
+    return b"retry: %d\n" % round(seconds * 1000)
+
+
+def event_fields(event: str | None, id: str | None, retry: float | None) -> str | None:
+    """A name for `publish(..., event=)`'s place in the record that carries further fields on lines of their own."""
+    lines = [] if event is None else [_one_line("event", event)]
+    if id is not None or retry is not None:
+        lines = lines or ["message"]
+        if id is not None:
+            lines.append(f"id: {_one_line('id', id)}")
+        if retry is not None:
+            lines.append(f"retry: {round(retry * 1000)}")
+    return "\n".join(lines) if lines else None
+
+
+def _one_line(what: str, text: str) -> str:
+    if _BREAKS.search(text):
+        raise ValueError(f"an event's {what} has neither line breaks nor NUL, not {text!r}")
+    return text
+
+
+def _data_lines(data: bytes) -> bytes:
+    if not data.isascii():
+        try:
+            data.decode()
+        except UnicodeDecodeError:
+            data = data.decode("utf-8", "replace").encode()
+    if b"\n" not in data and b"\r" not in data:
+        return b"data: " + data + b"\n\n"
+    return b"data: " + b"\ndata: ".join(_LINE_END.split(data)) + b"\n\n"
+
+
+def _message_frame(message: Message) -> bytes:
+    name = message.event
+    event = b"" if name is None else b"event: " + name.encode() + b"\n"  # checked by whoever sent it
+    return b"id: %b\n%b%b" % (message.id.encode(), event, _data_lines(message.data))
+
+
+def gap_frame(channel: str | None, missed: int | None) -> bytes:
+    """Tells the client of a loss: an event "gap" with the channel and how many were missed (null: nobody knows)."""
+    text = json.dumps({"channel": channel, "missed": missed}, separators=(",", ":"))
+    return b"event: gap\ndata: " + text.encode() + b"\n\n"
+
+
+_frames = FrameCache(_message_frame)
+
+
+class EventStream:
+    """The response's iterable: joined when it is made, until the client goes, the worker drains or it is closed.
+
+    Its attributes say everything that a server needs which writes to the socket itself: without `filter` and
+    `transform` each message is `_message_frame`, the same for all.
+    """
+
+    def __init__(
+        self,
+        channels: tuple[str, ...],
+        *,
+        retry: float | None = None,
+        heartbeat: float | None = None,
+        filter: Filter | None = None,
+        transform: Transform | None = None,
+        last_event_id: str | None = None,
+        slow: str | None = None,
+        maxlen: int | None = None,
+        max_bytes: int | None = None,
+    ) -> None:
+        settings = fabric.current("a stream").settings
+        self.channels = channels
+        self.retry = settings.stream_retry if retry is None else retry
+        self.heartbeat = settings.stream_heartbeat if heartbeat is None else heartbeat
+        self.spread = settings.drain_spread
+        self.filter = filter
+        self.transform = transform
+        self.slow = settings.stream_slow if slow is None else slow
+        if self.slow not in ("gap", "close"):
+            raise ValueError(f"slow must be 'gap' or 'close', not {self.slow!r}")
+        self.subscription: Subscription = subscription.subscribe(
+            *channels,
+            maxlen=maxlen,
+            max_bytes=settings.stream_buffer if max_bytes is None else max_bytes,
+            overflow="close" if self.slow == "close" else "drop_oldest",
+        )
+        self.opening = retry_field(self.retry) + b"\n" + self._reconnected(last_event_id)
+        self.beat_tick = self.beat_due = 0
+        self._beat = False
+        self._opened = False
+        self._ended = False
+        pulse().add(self, self.heartbeat)
+
+    def _reconnected(self, last_event_id: str | None) -> bytes:
+        """What was missed since the event with this id."""
+        if not last_event_id:
+            return b""
+        found = [position(self.subscription, name) for name in self.channels if not name.endswith("*")]
+        epoch, _, number = last_event_id.partition("-")
+        if len(self.channels) == 1 and found and found[0] is not None and found[0][0] == epoch and number.isdigit():
+            missed = found[0][1] - int(number)
+            return gap_frame(self.channels[0], missed) if missed > 0 else b""
+        return gap_frame(self.channels[0] if len(self.channels) == 1 else None, None)
+
+    def beat(self) -> None:
+        self._beat = True
+        self.subscription.nudge()
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        if not self._opened:
+            self._opened = True
+            return self.opening
+        sub = self.subscription
+        while True:
+            chunk = self._chunk()
+            if chunk:
+                self.beat_tick = pulse().tick
+                self._beat = False
+                return chunk
+            if sub.closed and not sub.pending:
+                return self._last()
+            if self._beat:
+                self._beat = False
+                return HEARTBEAT
+            sub.wait(None)
+
+    def _chunk(self) -> bytes:
+        parts: list[bytes] = []
+        size = 0
+        take = self.subscription.take
+        while size < CHUNK_BYTES:
+            message = take()
+            if message is None:
+                break
+            if message.missed:
+                gap = gap_frame(message.channel, message.missed)
+                parts.append(gap)
+                size += len(gap)
+            frame = _frames.get(message) if self.transform is None and self.filter is None else self._own(message)
+            if frame is not None:
+                parts.append(frame)
+                size += len(frame)
+        return b"".join(parts)
+
+    def _own(self, message: Message) -> bytes | None:
+        """The frame of a client with a filter or a transform."""
+        if self.filter is not None and not self.filter(message):
+            return None
+        if self.transform is None:
+            return _frames.get(message)
+        value = self.transform(message)
+        if value is None:
+            return None
+        if isinstance(value, Event):
+            return fields(encode(value.data), value.event, message.id if value.id is None else value.id, value.retry)
+        return fields(encode(value), message.event, message.id)
+
+    def _last(self) -> bytes:
+        if self._ended:
+            raise StopIteration
+        self._ended = True
+        pulse().remove(self)
+        sub = self.subscription
+        if sub.overflowed:
+            return gap_frame(None, None)
+        if sub.reason is not None and issubclass(sub.reason, Draining):
+            # Everybody connects again: not at the same time.
+            return retry_field(self.retry + random.uniform(0, self.spread)) + b"\n"
+        raise StopIteration
+
+    def close(self) -> None:
+        """Leave everything.  WSGI servers call it however the response ends."""
+        pulse().remove(self)
+        self.subscription.close()
+
+
+def position(sub: Subscription, channel: str) -> tuple[str, int] | None:
+    """(epoch, number) of the last message before `sub` joined the channel."""
+    for local in sub.memberships:
+        if local.name == channel:
+            found: tuple[str, int] = local.position
+            return found
+    return None
+
+
+def response_headers(cors: str | Iterable[str] | None = None, origin: str | None = None) -> list[tuple[str, str]]:
+    """What an event stream's response says beside its status.
+
+    Args:
+        cors: Origins that may read it: "*", one, or several; None: the own one only.
+        origin: The request's.
+    """
+    headers = [
+        ("Content-Type", CONTENT_TYPE),
+        ("Cache-Control", "no-cache, no-transform"),
+        ("X-Accel-Buffering", "no"),
+    ]
+    if cors == "*":
+        headers.append(("Access-Control-Allow-Origin", "*"))
+    elif cors is not None:
+        headers.append(("Vary", "Origin"))
+        allowed = [cors] if isinstance(cors, str) else list(cors)
+        if origin is not None and origin in allowed:
+            headers += [("Access-Control-Allow-Origin", origin), ("Access-Control-Allow-Credentials", "true")]
+    return headers
+
+
+def stream(
+    *channels: str,
+    retry: float | None = None,
+    heartbeat: float | None = None,
+    filter: Filter | None = None,
+    transform: Transform | None = None,
+    last_event_id: str | None = None,
+    slow: str | None = None,
+    maxlen: int | None = None,
+    max_bytes: int | None = None,
+    cors: str | Iterable[str] | None = None,
+    headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
+    environ: Mapping[str, Any] | None = None,
+) -> tuple[str, list[tuple[str, str]], Iterable[bytes]]:
+    """Channels as a response: (status, headers, iterable).  Joined when it returns; waits for that cooperatively.
+
+    Args:
+        channels: Names; a trailing `*` stands for every channel with that prefix.
+        retry: Seconds until a client that lost the connection tries again; default `settings.stream_retry`.
+        heartbeat: Seconds of silence after which a comment is sent; default `settings.stream_heartbeat`.
+        filter: Which messages this client gets.
+        transform: What this client gets for a message: data as for publish(), an Event, or None for nothing.
+        last_event_id: The header of a client that was here before; by default read from `environ`.  It is told with a
+            gap event what it missed meanwhile.
+        slow: "gap": a client for which more than the bounds would wait loses the oldest and is told how many; "close":
+            its stream ends.  Default `settings.stream_slow`.
+        maxlen, max_bytes: Those bounds: messages (`settings.queue_length`), bytes (`settings.stream_buffer`).
+        cors: Origins that may read it, as for response_headers().
+        headers: More headers.
+        environ: The request's, for HEAD, Origin and Last-Event-ID.
+
+    Raises:
+        ChannelTableFull, RouterUnavailable, BadChannelName, ValueError, NotAttached.
+    """
+    if not channels:
+        raise ValueError("a stream needs at least one channel")
+    asked = environ or {}
+    answer = response_headers(cors, asked.get("HTTP_ORIGIN"))
+    answer += headers.items() if isinstance(headers, Mapping) else headers
+    if asked.get("REQUEST_METHOD") == "HEAD":
+        return "200 OK", answer, []
+    made = EventStream(
+        channels,
+        retry=retry,
+        heartbeat=heartbeat,
+        filter=filter,
+        transform=transform,
+        last_event_id=asked.get("HTTP_LAST_EVENT_ID") if last_event_id is None else last_event_id,
+        slow=slow,
+        maxlen=maxlen,
+        max_bytes=max_bytes,
+    )
+    return "200 OK", answer, made
