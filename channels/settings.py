@@ -109,6 +109,15 @@ class Settings:
     )
     queue_length: int = setting(1000, "messages that a subscription holds by default", "messages", _between(1, 1 << 30))
     queue_bytes: int = setting(64 * MIB, "bytes that a subscription holds by default", "bytes", _between(1, 1 << 40))
+    stream_buffer: int = setting(
+        256 * KIB, "what waits for a client of a stream that is behind", "bytes", _between(1024, 1 << 40)
+    )
+    stream_overflow: str = setting(
+        "gap", "then it is told what it misses, or its stream ends", check=_one_of("gap", "close")
+    )
+    stream_heartbeat: float = setting(
+        15.0, "a quiet stream gets a sign of life so often; 0: never", "seconds", _between(0, 86400)
+    )
     alert_queue_length: int = setting(16384, "alerts that wait for one handler", "alerts", _between(1, 1 << 30))
     alert_queue_bytes: int = setting(128 * MIB, "bytes that wait for one handler", "bytes", _between(1, 1 << 40))
     alert_hops_max: int = setting(

@@ -225,5 +225,42 @@ cdef extern from "endpoint.h" nogil:
     void endpoint_unwant_up(endpoint *self)
     void endpoint_unwant_peer(outgoing *peer)
 
+cdef extern from "frame.h" nogil:
+    enum frame_kind:
+        FRAME_SSE, FRAME_SSE_CHUNKED, FRAME_WS_TEXT, FRAME_WS_BINARY, FRAME_KINDS
+    struct frame_facts:
+        uint64_t epoch, number
+        const uint8_t *event
+        size_t event_size
+        const uint8_t *body
+        size_t body_size
+    struct frame_buffer:
+        uint8_t *data
+        size_t size
+        uint32_t messages
+    c_bool frame_message(frame_buffer *buffer, frame_kind kind, const frame_facts *facts)
+    c_bool frame_gap(frame_buffer *buffer, frame_kind kind, uint64_t missed)
+    c_bool frame_raw(frame_buffer *buffer, frame_kind kind, const uint8_t *data, size_t size)
+    void frame_reset(frame_buffer *buffer)
+    void frame_free(frame_buffer *buffer)
+
+cdef extern from "sink.h" nogil:
+    struct sink:
+        int fd
+        c_bool gone
+        uint32_t count
+        size_t waiting
+    struct sink_outcome:
+        uint32_t index
+        size_t sent
+    size_t sink_behind(const sink *self)
+    uint32_t sink_fan(sink **sinks, uint32_t count, const uint8_t *data, size_t size, sink_outcome *outcomes)
+    size_t sink_send(sink *self, const uint8_t *data, size_t size)
+    c_bool sink_hold(sink *self, void *holder, const uint8_t *data, size_t size)
+
+cdef extern from "sink.h":
+    c_bool sink_flush(sink *self, void (*release)(void *holder) noexcept)
+    void sink_clear(sink *self, void (*release)(void *holder) noexcept)
+
 cdef extern from "<time.h>" nogil:
     int CLOCK_MONOTONIC, CLOCK_REALTIME

@@ -58,6 +58,7 @@ cdef class Endpoint:
     cdef public object yield_hub  # let other greenlets run
     cdef public object slow_send  # (channel, data, event, timeout, need) -> int
     cdef public object schedule   # deliver `woken` and `events` soon
+    cdef Streams streams          # or None
     cdef readonly bint router_broken
     cdef object __weakref__
 
@@ -340,25 +341,29 @@ cdef class Endpoint:
 
     # ---- local channels ----
 
-    def bind(self, LocalChannel channel, Queue queue, prefix=None):
-        """Give `queue` what comes from here on, joined by name or by this prefix."""
-        cdef Binding binding = queue.bindings.get(channel)
+    def bind(self, LocalChannel channel, Member member, prefix=None):
+        """Give `member` what comes from here on, joined by name or by this prefix."""
+        cdef Binding binding = member.bindings.get(channel)
         if binding is None:
             binding = Binding.__new__(Binding)
-            binding.channel, binding.queue, binding.prefixes = channel, queue, set()
+            binding.channel, binding.prefixes = channel, set()
+            if isinstance(member, StreamGroup):
+                binding.group = member
+            else:
+                binding.queue = member
             binding.last = channel.last
             binding.place = len(channel.bindings)
             channel.bindings.append(binding)
-            queue.bindings[channel] = binding
+            member.bindings[channel] = binding
         if prefix is not None:
             binding.prefixes.add(prefix)
         elif not binding.exact:
             binding.exact = True
             channel.exact_members += 1
 
-    def release(self, LocalChannel channel, Queue queue, prefix=None):
-        """Undo it; with its last reason the queue forgets what waits of the channel."""
-        cdef Binding last, binding = queue.bindings.get(channel)
+    def release(self, LocalChannel channel, Member member, prefix=None):
+        """Undo it; with its last reason a queue forgets what waits of the channel."""
+        cdef Binding last, binding = member.bindings.get(channel)
         if binding is None:
             return
         if prefix is not None:
@@ -368,12 +373,13 @@ cdef class Endpoint:
             channel.exact_members -= 1
         if binding.exact or binding.prefixes:
             return
-        del queue.bindings[channel]
+        del member.bindings[channel]
         last = channel.bindings.pop()
         if last is not binding:
             last.place = binding.place
             channel.bindings[binding.place] = last
-        queue._purge(binding)
+        if binding.queue is not None:
+            binding.queue._purge(binding)
 
     def place(self, LocalChannel channel, uint32_t row, uint32_t generation, uint64_t epoch, uint64_t last):
         """The channel's row is known: take its messages."""
@@ -427,11 +433,11 @@ cdef class Endpoint:
     cdef int _message(self, const record *header, const uint8_t *body) except -1:
         cdef LocalChannel channel = None
         cdef Binding binding
-        cdef Message message
+        cdef Message message = None
         cdef Assembly large = None
         cdef Py_ssize_t i
         cdef uint64_t gap
-        cdef bytes data
+        cdef frame_facts facts
         if header.row < self.segment.c.at.rows and self.by_row[header.row] != NULL:
             channel = <LocalChannel>self.by_row[header.row]
             if channel.row_generation != header.row_generation:
@@ -455,33 +461,44 @@ cdef class Endpoint:
                         if binding.last + 1 == header.sequence:
                             binding.last = header.sequence
                 return 0
-            data = large.data
+            facts.event = <const uint8_t *>PyBytes_AS_STRING(large.name)
+            facts.event_size = PyBytes_GET_SIZE(large.name)
+            facts.body, facts.body_size = <const uint8_t *>PyBytes_AS_STRING(large.data), PyBytes_GET_SIZE(large.data)
         else:
-            data = PyBytes_FromStringAndSize(<const char *>body + header.name_length,
-                                             header.length - sizeof(record) - header.name_length)
+            facts.event, facts.event_size = body, header.name_length
+            facts.body = body + header.name_length
+            facts.body_size = header.length - sizeof(record) - header.name_length
         gap = header.sequence - channel.last - 1
         channel.last = header.sequence
         if gap:
             self._lost(channel, gap)
-        message = Message.__new__(Message)
-        message.channel, message.data = channel.name, data
-        message.number, message.epoch, message.time_ns, message.missed = header.sequence, channel.epoch, header.time_ns, 0
-        if header.name_length:
-            message.event_name = PyBytes_FromStringAndSize(<const char *>body, header.name_length)
-        elif large is not None and PyBytes_GET_SIZE(large.name):
-            message.event_name = large.name
+        facts.epoch, facts.number = channel.epoch, header.sequence
         for i in range(PyList_GET_SIZE(channel.bindings)):
             binding = <Binding>PyList_GET_ITEM(channel.bindings, i)
+            if binding.queue is None:
+                binding.group._message(&facts)
+                continue
+            if message is None:
+                message = Message.__new__(Message)
+                message.channel, message.number, message.epoch = channel.name, header.sequence, channel.epoch
+                message.time_ns, message.missed = header.time_ns, 0
+                message.data = large.data if large is not None else PyBytes_FromStringAndSize(
+                    <const char *>facts.body, facts.body_size)
+                if facts.event_size:
+                    message.event_name = PyBytes_FromStringAndSize(<const char *>facts.event, facts.event_size)
             binding.queue._push(message, binding)
         self.received += 1
-        self.received_bytes += PyBytes_GET_SIZE(data)
+        self.received_bytes += facts.body_size
         return 0
 
     cdef int _lost(self, LocalChannel channel, uint64_t number) except -1:
         cdef Binding binding
         shared_plus(&self.counters[4], number)
         for binding in channel.bindings:
-            binding.queue.dropped += number
+            if binding.queue is None:
+                binding.group._gap(number)
+            else:
+                binding.queue.dropped += number
         return 0
 
     cdef Assembly _large_body(self, const record *header, const uint8_t *body):
@@ -677,6 +694,8 @@ cdef class Endpoint:
             self.polling = False
         if taken:
             self.look_credit = True
+            if self.streams is not None and self.streams.dirty:
+                self.streams.flush()
         return taken
 
     def drain(self, int budget=256):

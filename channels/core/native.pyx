@@ -2,8 +2,8 @@
 # cython: cdivision=True, embedsignature=False, binding=True
 """The native core seen from Python: objects, the GIL, status -> error.
 
-The only Cython here.  Its parts, one object each: segment.pxi, router.pxi, queue.pxi, endpoint.pxi, alerts.pxi; its types:
-native.pyi.  No policy, no logging, no gevent: whoever waits does so in worker/ or master/.
+The only Cython here.  Its parts, one object each: segment.pxi, router.pxi, queue.pxi, endpoint.pxi, streams.pxi,
+alerts.pxi; its types: native.pyi.  No policy, no logging, no gevent: whoever waits does so in worker/ or master/.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
@@ -27,4 +27,5 @@ include "segment.pxi"
 include "router.pxi"
 include "queue.pxi"
 include "endpoint.pxi"
+include "streams.pxi"
 include "alerts.pxi"

@@ -73,12 +73,28 @@ cdef class LocalChannel:
         return len(self.bindings)
 
 
+cdef class Member:
+    """Who joins channels: a queue, or a group of streams."""
+
+    cdef dict bindings  # LocalChannel -> Binding
+
+    def __cinit__(self):
+        self.bindings = {}
+
+    @property
+    def memberships(self):
+        """The LocalChannels that it is in: {channel: (joined by name, prefixes)}."""
+        return {channel: ((<Binding>binding).exact, frozenset((<Binding>binding).prefixes))
+                for channel, binding in self.bindings.items()}
+
+
 @cython.final
 cdef class Binding:
-    """A queue in a channel, and how far it has read."""
+    """A queue, or a group of streams, in a channel; how far the queue has read."""
 
     cdef readonly LocalChannel channel
-    cdef readonly Queue queue
+    cdef readonly Queue queue          # one of both
+    cdef readonly StreamGroup group
     cdef Py_ssize_t place  # in channel.bindings
     cdef uint64_t last
     cdef bint exact    # joined by name
@@ -94,7 +110,7 @@ DROP_NEWEST = 1
 CLOSE = 2
 
 
-cdef class Queue:
+cdef class Queue(Member):
     """Messages that wait for one subscriber, bounded in number and bytes."""
 
     cdef Endpoint endpoint
@@ -108,7 +124,6 @@ cdef class Queue:
     cdef readonly bint overflowed
     cdef readonly uint64_t dropped
     cdef public object waiter
-    cdef dict bindings  # LocalChannel -> Binding
     cdef object __weakref__
 
     def __cinit__(self, Endpoint endpoint, Py_ssize_t maxlen, Py_ssize_t max_bytes, int overflow, *args, **kwargs):
@@ -119,7 +134,6 @@ cdef class Queue:
         self.endpoint = endpoint
         self.maxlen, self.max_bytes, self.overflow = maxlen, max_bytes, overflow
         self.event_fd = -1
-        self.bindings = {}
         self.capacity = 16
         self.entries = <queue_entry *>malloc(self.capacity * sizeof(queue_entry))
         if self.entries == NULL:
@@ -294,12 +308,6 @@ cdef class Queue:
     def shut(self):
         """Take nothing new; what waits may still be taken."""
         self._close()
-
-    @property
-    def memberships(self):
-        """The LocalChannels that this queue is in: {channel: (joined by name, prefixes)}."""
-        return {channel: ((<Binding>binding).exact, frozenset((<Binding>binding).prefixes))
-                for channel, binding in self.bindings.items()}
 
     cdef int _purge(self, Binding binding) except -1:
         cdef Py_ssize_t i, kept = 0

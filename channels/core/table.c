@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "utf8.h"
+
 /* An index entry: the upper half of the hash, then row + 2; so 0 is empty and 1 is a grave. */
 #define ENTRY_EMPTY 0ull
 #define ENTRY_GRAVE 1ull
@@ -20,34 +22,11 @@ bool table_name_ok(const uint8_t *name, size_t length) {
     if (length == 0 || length > NAME_MAX_BYTES)
         return false;
     for (size_t i = 0; i < length;) {
-        uint8_t c = name[i];
-        if (c < 0x80) {
-            if (c < 32 || c == 127)
-                return false;
-            i++;
-            continue;
-        }
-        /* RFC 3629, section 4: shortest forms only, no surrogates, nothing above U+10FFFF; C1 controls refused. */
-        size_t more;
-        uint32_t point, least;
-        if (c >= 0xc2 && c <= 0xdf)
-            more = 1, point = c & 0x1fu, least = 0x80;
-        else if ((c & 0xf0) == 0xe0)
-            more = 2, point = c & 0x0fu, least = 0x800;
-        else if (c >= 0xf0 && c <= 0xf4)
-            more = 3, point = c & 0x07u, least = 0x10000;
-        else
+        uint32_t point;
+        size_t bytes = utf8_character(name + i, length - i, &point);
+        if (bytes == 0 || point < 32 || (point >= 127 && point < 0xa0))
             return false;
-        if (length - i <= more)
-            return false;
-        for (size_t k = 1; k <= more; k++) {
-            if ((name[i + k] & 0xc0) != 0x80)
-                return false;
-            point = point << 6 | (name[i + k] & 0x3fu);
-        }
-        if (point < least || point > 0x10ffff || (point >= 0xd800 && point <= 0xdfff) || point < 0xa0)
-            return false;
-        i += more + 1;
+        i += bytes;
     }
     return true;
 }

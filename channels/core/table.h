@@ -22,7 +22,7 @@ enum table_status {
     TABLE_BUSY /* the router is in the middle of a change, or died there: ask again */
 };
 
-/* 1 to 255 bytes of valid UTF-8 without control characters (below 32, and 127). */
+/* 1 to 255 bytes of valid UTF-8 without control characters (below 32, 127 to 159). */
 bool table_name_ok(const uint8_t *name, size_t length);
 uint64_t table_hash(const struct segment *segment, const uint8_t *name, size_t length, bool prefix);
 

@@ -1,0 +1,257 @@
+"""Streams that need no greenlet: clients whose channels go straight from the ring to their sockets.
+
+The web face hands its streams over, the HTTP server hands over the sockets; core writes.  Runs in: worker, in the hub's
+thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Iterable
+from typing import Any, Callable, Protocol
+
+import gevent
+
+from channels.core import native
+from channels.worker.client import Client
+from channels.worker.subscription import Subscription
+
+log = logging.getLogger("channels")
+
+DRAIN_STEP = 0.05  # seconds between two lots of streams that are ended
+RETRY_LEAST = 0.1  # seconds that an EventSource waits before it comes back
+
+SSE_HEARTBEAT = b":\n\n"
+LAST_CHUNK = b"0\r\n\r\n"
+
+
+def chunk(data: bytes) -> bytes:
+    """RFC 9112, section 7.1."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+class Owner(Protocol):
+    """Who is told about a stream, in the hub: it must not wait."""
+
+    def stream_event(self, stream: native.Stream, what: str) -> None:
+        """`what`: "gone" (the client), "done" (after end()), "forgotten", or "gap" (it misses messages)."""
+
+    def stream_drain(self, stream: native.Stream) -> None:
+        """The worker drains: end it, cleanly."""
+
+
+class StreamStart(bytes):
+    """The first chunk of a response that the server may go on with natively instead of asking for a second one.
+
+    Any middleware may pass it on; one that changes or copies it makes it plain bytes, and the response goes on as an
+    ordinary iterable.
+    """
+
+    subscription: Subscription  # what the stream has joined, and what came since
+
+    @classmethod
+    def make(cls, data: bytes, subscription: Subscription) -> StreamStart:
+        self = cls(data)
+        self.subscription = subscription
+        return self
+
+
+class EventStream:
+    """A response of server-sent events that was taken over."""
+
+    __slots__ = ("_cut", "_ended", "_retry", "stream")
+
+    def __init__(self, retry: float, cut: bool, ended: Callable[[str], None]) -> None:
+        self._retry = retry
+        self._cut = cut
+        self._ended = ended
+        self.stream: Any = None
+
+    def stream_event(self, stream: native.Stream, what: str) -> None:
+        if what != "gap":
+            self._ended(what)
+        elif self._cut:
+            self._end(stream, b"")
+
+    def stream_drain(self, stream: native.Stream) -> None:
+        wait = int(1000 * (RETRY_LEAST + random.random() * self._retry))
+        self._end(stream, b"retry: %d\n\n" % wait)
+
+    def _end(self, stream: native.Stream, last: bytes) -> None:
+        if stream.kind == native.SSE_CHUNKED:
+            last = (chunk(last) if last else b"") + LAST_CHUNK
+        stream.end(last)
+
+
+Key = tuple[int, frozenset[str], frozenset[str]]
+
+
+class Streams:
+    """All of this worker's streams, by the channels they are in."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._native = native.Streams(client.endpoint)
+        self._groups: dict[Key, native.StreamGroup] = {}
+        self._joining: dict[Key, int] = {}
+        client.on_event["stream"] = self._on_event
+        loop = client.hub.loop
+        self._watcher = loop.io(self._native.fileno(), 1, ref=False)
+        self._watcher.start(self._native.ready)
+        period = client.settings.stream_heartbeat
+        self._timer = loop.timer(period, period, ref=False) if period else None
+        if self._timer is not None:
+            self._timer.start(self._heartbeat)
+        self.draining = False
+
+    def __len__(self) -> int:
+        return len(self._native)
+
+    def open(self, fd: int, kind: int, owner: Owner) -> native.Stream:
+        """A stream on a connected non-blocking socket, in no channel yet.
+
+        The socket stays open until the owner is told "gone", "done" or "forgotten".  Raises OSError.
+        """
+        return self._native.open(fd, kind, self._client.settings.stream_buffer, owner)
+
+    def take_over(self, start: StreamStart, fd: int, chunked: bool, ended: Callable[[str], None]) -> native.Stream:
+        """Go on with a response whose head and first chunk are written.
+
+        Args:
+            ended: Called in the hub with "gone" or "done", once; the socket is the caller's again.
+        """
+        settings = self._client.settings
+        owner = EventStream(settings.drain_spread, settings.stream_overflow == "close", ended)
+        subscription = start.subscription
+        stream = self.open(fd, native.SSE_CHUNKED if chunked else native.SSE, owner)
+        try:
+            exact = [channel.name for channel, (exact, _) in subscription.memberships.items() if exact]
+            prefixes = [name[:-1] for name in subscription.channels if name.endswith("*")]
+            self._move(stream, frozenset(exact), frozenset(prefixes) - frozenset(exact), subscription)
+        except BaseException:
+            self._native.forget(stream)
+            raise
+        if self.draining:
+            owner.stream_drain(stream)
+        return stream
+
+    def forget(self, stream: native.Stream) -> None:
+        """Its socket is the caller's again; what waited is dropped."""
+        self._native.forget(stream)
+
+    def join(self, stream: native.Stream, *names: str) -> None:
+        """Into channels, and prefixes with their trailing `*`; done when it returns.  Waits for the router.
+
+        Raises: as channel_join.
+        """
+        self._change(stream, names, ())
+
+    def leave(self, stream: native.Stream, *names: str) -> None:
+        """Out of them; nothing of them is written afterwards."""
+        self._change(stream, (), names)
+
+    def names(self, stream: native.Stream) -> list[str]:
+        """What it has joined; sorted."""
+        if stream.group is None:
+            return []
+        _, exact, prefixes = stream.group.key
+        return sorted([*exact, *(f"{prefix}*" for prefix in prefixes)])
+
+    def _change(self, stream: native.Stream, join: Iterable[str], leave: Iterable[str]) -> None:
+        wanted: frozenset[str] = frozenset()
+        while not stream.ended and not stream.ending:
+            before = self.names(stream)
+            wanted = (frozenset(before) | frozenset(join)) - frozenset(leave)
+            exact = frozenset(native.check_name(name) for name in wanted if not name.endswith("*"))
+            prefixes = frozenset(name[:-1] for name in wanted if name.endswith("*"))
+            if self._move(stream, exact, prefixes, None, before):
+                return
+
+    def _move(
+        self,
+        stream: native.Stream,
+        exact: frozenset[str],
+        prefixes: frozenset[str],
+        subscription: Subscription | None,
+        before: list[str] | None = None,
+    ) -> bool:
+        """Put it into the group of exactly these; False: it was moved by someone else meanwhile."""
+        key = (stream.kind, exact, prefixes)
+        if not exact and not prefixes:
+            self._native.ungroup(stream)
+            return True
+        group = self._groups.get(key)
+        if group is None:
+            group = self._groups[key] = native.StreamGroup(self._native, stream.kind)
+            group.key = key
+        self._joining[key] = self._joining.get(key, 0) + 1
+        try:
+            for name in exact:
+                self._client.join(group, name)
+            for prefix in prefixes:
+                self._client.join_prefix(group, prefix)
+            if before is not None and before != self.names(stream):
+                return False
+            if subscription is not None:
+                group.flush()
+                for message in subscription.take_all():
+                    stream.send_message(message)
+            group.add(stream)
+            return True
+        finally:
+            self._joining[key] -= 1
+            if not self._joining[key]:
+                del self._joining[key]
+            self._tidy(group)
+
+    def _tidy(self, group: native.StreamGroup) -> None:
+        """A group that nobody is in leaves its channels."""
+        if len(group) or group.key in self._joining or self._groups.get(group.key) is not group:
+            return
+        del self._groups[group.key]
+        for name in group.key[1]:
+            self._client.leave(group, name)
+        for prefix in group.key[2]:
+            self._client.leave_prefix(group, prefix)
+
+    # ---- in the hub ----
+
+    def _on_event(self, who: Any, what: str) -> None:
+        if what == "empty":
+            self._tidy(who)
+        elif who.owner is not None:
+            owner = who.owner
+            if what != "gap":
+                who.owner = None
+            owner.stream_event(who, what)
+
+    def _heartbeat(self) -> None:
+        for group in list(self._groups.values()):
+            if group.kind in (native.SSE, native.SSE_CHUNKED):
+                group.heartbeat(SSE_HEARTBEAT)
+
+    # ---- the end ----
+
+    def drain(self, seconds: float) -> None:
+        """End every stream, spread over so long, in no order.  Returns when each has been told."""
+        self.draining = True
+        left = self._native.all
+        random.shuffle(left)
+        steps = max(int(seconds / DRAIN_STEP), 1)
+        lot = -(-len(left) // steps)
+        while left:
+            for stream in left[:lot]:
+                if stream.owner is not None:
+                    stream.owner.stream_drain(stream)
+            left = left[lot:]
+            if left:
+                gevent.sleep(DRAIN_STEP)
+
+    def close(self) -> None:
+        """For the end of a worker, and for tests."""
+        self._watcher.stop()
+        self._watcher.close()
+        if self._timer is not None:
+            self._timer.stop()
+            self._timer.close()
