@@ -128,7 +128,7 @@ def _serve(wanted: settings.Settings, hooks: Hooks, load: Callable[[], tuple[set
             raise BadSetting("daemon", True, "needs a file for the errors: --error-logfile PATH")
         processes.daemonize()
     try:
-        log.setup(wanted.loglevel, wanted.errorlog)
+        log.setup(wanted.loglevel, wanted.errorlog, identity.owner(wanted.user, wanted.group))
     except OSError as error:
         raise BadSetting("errorlog", wanted.errorlog, f"cannot be written: {error.strerror}") from None
     if wanted.worker_class:

@@ -28,6 +28,15 @@ def group_id(name: str) -> int | None:
         raise BadSetting("group", name, "there is no such group") from None
 
 
+def owner(user: str, group: str) -> tuple[int, int] | None:
+    """Whom files are given to that those without privileges write later: (uid, gid), -1 for "as it is".
+
+    None when the settings name nobody.  Raises BadSetting.
+    """
+    uid, gid = user_id(user), group_id(group)
+    return None if uid is None and gid is None else (-1 if uid is None else uid, -1 if gid is None else gid)
+
+
 def drop_privileges(user: str, group: str) -> None:
     """For good: group and its list first, the user last.  Raises BadSetting, OSError."""
     uid, gid = user_id(user), group_id(group)

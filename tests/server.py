@@ -10,6 +10,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Callable
 from urllib.request import Request, urlopen
@@ -32,6 +33,7 @@ class Server:
         directory: Where it runs.
         environment: Added to this process's.
         wait: False: do not wait until it is ready, as for one that cannot start.
+        prefix: A command that runs the server, as `unshare --pid` does.
     """
 
     def __init__(
@@ -43,12 +45,13 @@ class Server:
         directory: str | Path | None = None,
         environment: dict[str, str] | None = None,
         wait: bool = True,
+        prefix: Sequence[str] = (),
     ) -> None:
         self.count = workers
         self.lines: list[str] = []
         self._runtime = tempfile.TemporaryDirectory(prefix="channels-test-")
         self.control = Path(self._runtime.name, "control.sock")
-        command = [sys.executable, "-m", "channels", app, "--bind", bind, "--workers", str(workers)]
+        command = [*prefix, sys.executable, "-m", "channels", app, "--bind", bind, "--workers", str(workers)]
         self.process = subprocess.Popen(
             [*command, "--control-socket", str(self.control), *options],
             cwd=directory or ROOT,

@@ -10,7 +10,6 @@ import logging
 import os
 import socket
 import struct
-from pathlib import Path
 from typing import Any
 
 import gevent
@@ -29,36 +28,19 @@ FOR_WORKERS = ("tail", "send", "alert")
 
 
 class ControlSocket:
-    """Listens on a Unix socket of the master's user alone."""
+    """Answers on a Unix socket of the master's user alone, which the supervisor has opened."""
 
-    def __init__(self, path: Path, routing: Routing, segment: native.Segment, inboxes: list[Inbox]) -> None:
-        self.path = path
+    def __init__(
+        self, listener: socket.socket, routing: Routing, segment: native.Segment, inboxes: list[Inbox]
+    ) -> None:
+        self._listener = Socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=listener.detach())
         self._routing = routing
         self._segment = segment
         self._inboxes = inboxes
         self._next = 0
 
     def start(self) -> None:
-        """Raises OSError when the path cannot be had."""
-        control.make_directory(self.path.parent) if self.path.parent == control.directory() else None
-        listener = Socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            os.unlink(self.path)  # of a router before this one
-        except FileNotFoundError:
-            pass
-        before = os.umask(0o177)
-        try:
-            listener.bind(str(self.path))
-        finally:
-            os.umask(before)
-        listener.listen(16)
-        gevent.spawn(self._accept, listener)
-
-    def stop(self) -> None:
-        try:
-            os.unlink(self.path)
-        except OSError:
-            pass
+        gevent.spawn(self._accept, self._listener)
 
     def _accept(self, listener: Socket) -> None:
         while True:

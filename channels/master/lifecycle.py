@@ -361,6 +361,7 @@ class Lifecycle:
     def _reopen(self) -> None:
         for child in self.children.in_phase(Phase.STARTING, Phase.READY, Phase.DRAINING):
             self._do(Tell(child.slot, "reopen"))
+        self._do(Tell(0, "reopen"))
 
     # ---- two masters ----
 

@@ -17,13 +17,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Callable
 
-from channels import control
+from channels import control, identity
 from channels import log as logs
 from channels.assignment import Assignment, WorkerEntry
 from channels.errors import BadSetting, ChannelsError
 from channels.hooks import Hooks, ServerFacts, WorkerFacts
 from channels.master import handover, lifecycle, listeners, processes, signals, upgrade, words
 from channels.master.children import Phase
+from channels.master.control_path import ControlPath
 from channels.master.estate import Estate
 from channels.master.pidfile import PidFile
 from channels.master.router import RouterProcess
@@ -72,7 +73,7 @@ class Master:
         self._next_beat = 0.0
         self._spill_fd = -1  # what a parked router had spilled, until it is handed on
         self._was_ready = False
-        self._control_path = Path(settings.control) if settings.control else control.path_for(os.getpid())
+        self._control = ControlPath(Path(settings.control) if settings.control else control.path_for(os.getpid()))
 
     # ---- the loop ----
 
@@ -89,6 +90,9 @@ class Master:
             self.estate.segment.size / (1 << 20),
         )
         self.hooks.call("on_starting", server=self._facts())
+        self._control.open()
+        if self.life.routes:
+            self._control.publish()
         gc.collect()
         gc.freeze()  # what children share stays shared
         self._handle(words.Started())
@@ -274,7 +278,7 @@ class Master:
         self.settings, self.hooks = fresh, hooks
         self.life.limits = lifecycle.Limits(fresh.workers, most, fresh.graceful_timeout, fresh.boot_timeout)
         self.life.target = fresh.workers
-        logs.setup(fresh.loglevel, fresh.errorlog)
+        logs.setup(fresh.loglevel, fresh.errorlog, identity.owner(fresh.user, fresh.group))
 
     def _worker_facts(self, slot: int, status: int | None = None) -> WorkerFacts:
         child = self.life.children.get(slot)
@@ -287,6 +291,7 @@ class Master:
         self.hooks.call_safely("pre_fork", server=self._facts(), worker=self._worker_facts(slot))
 
         def main(link: socket.socket) -> int:
+            self._control.close_in_child()
             return self._run_worker(
                 Assignment(
                     segment=self.estate.segment,
@@ -314,13 +319,17 @@ class Master:
         self._queue.append(words.Forked(slot, process.pid))
 
     def _fork_router(self, command: words.ForkRouter) -> None:
-        path = self._control_path
 
         def main(link: socket.socket) -> int:
             for listener in self.estate.listeners.values():
                 listener.close()
             router = RouterProcess(
-                self.estate.segment, self.estate.eventfds, self.estate.inboxes, self.settings, link, path
+                self.estate.segment,
+                self.estate.eventfds,
+                self.estate.inboxes,
+                self.settings,
+                link,
+                self._control.listener,
             )
             return router.run(candidate=command.candidate)
 
@@ -339,7 +348,7 @@ class Master:
             self._inbox.close()
 
     def _tell(self, command: words.Tell) -> None:
-        process = self.workers.get(command.slot)
+        process = self.workers.get(command.slot) if command.slot else self.router
         if process is not None and not process.send(command.word.encode()) and command.word == "abort":
             process.kill(signal.SIGKILL)
 
@@ -422,6 +431,8 @@ class Master:
                 self._pidfile.write()
             else:
                 self._pidfile.step_back()
+        if self.life.routes:
+            self._control.publish()
         self._close_spill()
 
     def _close_spill(self) -> None:
@@ -436,6 +447,7 @@ class Master:
     def _go_router(self, _: handover.GoRouter) -> None:
         if self.router is not None:
             self.router.send_fds(b"go", [self._spill_fd] if self._spill_fd >= 0 else [])
+        self._control.publish()
         self._close_spill()
 
     def _set_role(self, command: handover.SetRole) -> None:
@@ -463,8 +475,7 @@ class Master:
             process.reap()
         if self._pidfile is not None:
             self._pidfile.remove()
-        if self.life.routes:
-            self._control_path.unlink(missing_ok=True)
+        self._control.close()
         self.hooks.call_safely("on_exit", server=self._facts())
         if self._inbox is not None:
             self._inbox.close()

@@ -11,11 +11,11 @@ import signal
 import socket
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import gevent
 
 from channels import identity, passing
+from channels import log as logs
 from channels.assignment import Inbox
 from channels.core import native
 from channels.master.control import ControlSocket
@@ -29,8 +29,8 @@ LINGER = 5.0  # seconds beyond graceful_timeout that a router without a supervis
 
 
 class RouterProcess:
-    """Words over the link: "go", "bury SLOT GENERATION", "park" and "stop" come; "prepared", "up", "buried ...",
-    "quarantine ..." and "parked" (with a descriptor of what was spilled) go."""
+    """Words over the link: "go", "bury SLOT GENERATION", "park", "reopen" and "stop" come; "prepared", "up",
+    "buried ...", "quarantine ..." and "parked" (with a descriptor of what was spilled) go."""
 
     def __init__(
         self,
@@ -39,12 +39,12 @@ class RouterProcess:
         inboxes: Sequence[Inbox],
         settings: Settings,
         link: socket.socket,
-        control_path: Path,
+        control: socket.socket | None,
     ) -> None:
         self.segment = segment
         self.eventfds = eventfds
         self.inboxes = list(inboxes)
-        self.control_path = control_path
+        self.control = control
         self.settings = settings
         self.link = link
         self.hub = gevent.get_hub()
@@ -70,7 +70,8 @@ class RouterProcess:
         greenlet = gevent.spawn(self.routing.run)
         greenlet.link_exception(lambda dead: os._exit(1))  # a successor goes on where this one stood
         self._say("up")
-        self._open_control()
+        if self.control is not None:
+            ControlSocket(self.control, self.routing, self.segment, self.inboxes).start()
         while True:
             message, _ = self._receive()
             word, *numbers = message.split()
@@ -87,13 +88,6 @@ class RouterProcess:
                 self.routing.bury(slot, generation)
                 self._pass_on(slot)
                 self._say(f"buried {slot} {generation}")
-
-    def _open_control(self) -> None:
-        control = ControlSocket(self.control_path, self.routing, self.segment, self.inboxes)
-        try:
-            control.start()
-        except OSError as error:
-            log.warning("no control socket at %s: %s", self.control_path, error)
 
     def _pass_on(self, slot: int) -> None:
         """Connections that were given to the dead worker and not taken yet go to another."""
@@ -126,12 +120,15 @@ class RouterProcess:
                 log.debug("the supervisor does not listen: parked")
 
     def _receive(self) -> tuple[str, list[int]]:
-        """The next word; "gone" when the supervisor is."""
+        """The next word but "reopen"; "gone" when the supervisor is."""
         while True:
             self.hub.wait(self._io)
             message, fds = receive_fds(self.link)
             if message is not None:
-                return message.decode() or "gone", fds
+                word = message.decode() or "gone"
+                if word != "reopen":
+                    return word, fds
+                logs.reopen()
 
     def _say(self, message: str) -> None:
         try:

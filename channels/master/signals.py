@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 
@@ -23,10 +22,8 @@ class Inbox:
     """Signals as they come, without a handler that does anything."""
 
     def __init__(self) -> None:
-        self._read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._write = write
-        fcntl.fcntl(write, fcntl.F_SETFL, os.O_NONBLOCK)
-        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        self._read, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         for number in VERBS:
             signal.signal(number, _noted)
 
@@ -40,9 +37,12 @@ class Inbox:
             data = os.read(self._read, 4096)
         except BlockingIOError:
             return []
-        return [VERBS[signal.Signals(number)] for number in data if number in set(VERBS)]
+        return [VERBS[signal.Signals(number)] for number in data if number in VERBS]
 
     def close(self) -> None:
+        """From here on signals are ignored: an interpreter that ends would give them their deadly defaults back."""
+        for number in VERBS:
+            signal.signal(number, signal.SIG_IGN)
         signal.set_wakeup_fd(-1)
         os.close(self._read)
         os.close(self._write)

@@ -144,7 +144,10 @@ class ForkRouter:
 
 @dataclasses.dataclass(frozen=True)
 class Tell:
-    """A word to a worker: "drain" (others go on accepting), "finish" (nobody does), "abort" or "reopen"."""
+    """A word to a worker: "drain" (others go on accepting), "finish" (nobody does), "abort" or "reopen".
+
+    Slot 0 is the router; it is told "reopen" alone.
+    """
 
     slot: int
     word: str

@@ -9,6 +9,7 @@ from typing import Any, Callable
 
 import gevent
 from gevent import pywsgi
+from gevent.pool import Pool
 
 from channels import passing
 from channels.assignment import Assignment
@@ -80,7 +81,7 @@ class Serving:
             inherited = gevent.socket.socket(fileno=listener.detach())
             inherited.setblocking(False)
             self._servers.append(
-                pywsgi.WSGIServer(inherited, application, handler_class=_Handler, log=None, error_log=log)
+                pywsgi.WSGIServer(inherited, application, spawn=Pool(), handler_class=_Handler, log=None, error_log=log)
             )
 
         message_max = given.settings.message_max
