@@ -21,7 +21,7 @@ $(VENV)/.installed: setup.cfg pyproject.toml
 	@$(PYTHON) .ci/check_tools.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check "setuptools>=61" "Cython>=3.0" wheel
-	$(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation -e ".[flask,test]"
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation -e ".[flask,test,browser]"
 	touch $@
 
 $(VENV)/.built: $(VENV)/.installed setup.py $(NATIVE_SOURCES)
