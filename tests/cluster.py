@@ -31,9 +31,9 @@ class Remote:
         self.slot = slot
         self.generation = generation
 
-    def start(self, function: Callable[..., Any], *args: Any) -> None:
+    def start(self, function: Callable[..., Any], *args: Any, **options: Any) -> None:
         """Begin to run it there, in a greenlet of its own."""
-        _put(self.link, (function, args))
+        _put(self.link, (function, args, options))
 
     def result(self, seconds: float = DEADLINE) -> Any:
         """The next result in order; raises what it raised there."""
@@ -42,8 +42,8 @@ class Remote:
             raise value
         return value
 
-    def run(self, function: Callable[..., Any], *args: Any, seconds: float = DEADLINE) -> Any:
-        self.start(function, *args)
+    def run(self, function: Callable[..., Any], *args: Any, seconds: float = DEADLINE, **options: Any) -> Any:
+        self.start(function, *args, **options)
         return self.result(seconds)
 
     def signal(self, number: int) -> None:
@@ -78,9 +78,10 @@ def _get(link: socket.socket, seconds: float) -> Any:
 
 
 class Cluster:
-    """Segment, router, workers."""
+    """Segment, router, workers; these monkey-patched by gevent or not."""
 
-    def __init__(self, workers: int = 0, **settings: Any) -> None:
+    def __init__(self, workers: int = 0, monkey: bool = False, **settings: Any) -> None:
+        self.monkey = monkey
         self.settings: Settings = make([{"workers": max(workers, 1), "spin": 20e-6, **settings}])
         given = self.settings
         slots = settings.get("max_workers", 0) or max(given.slots, workers + 2)
@@ -143,11 +144,11 @@ class Cluster:
         while True:
             wait_read(link.fileno())
             try:
-                function, args = _get(link, 1.0)
+                function, args, options = _get(link, 1.0)
             except EOFError:
                 os._exit(0)
             try:
-                _put(link, function(routing, quarantined, *args))
+                _put(link, function(routing, quarantined, *args, **options))
             except Exception as error:
                 _put(link, error)
             assert not greenlet.dead
@@ -185,15 +186,19 @@ class Cluster:
         import gevent
         from gevent.socket import wait_read
 
+        if self.monkey:
+            from gevent import monkey
+
+            monkey.patch_all()
         from channels.worker import client
 
         mine = client.attach(self.segment, self.eventfds, slot, generation, self.settings)
         mine.endpoint.set_ready(True)
         _put(link, "ready")
 
-        def serve(function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        def serve(function: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> None:
             try:
-                value = function(*args)
+                value = function(*args, **options)
             except BaseException as error:
                 value = error
             try:
@@ -205,10 +210,10 @@ class Cluster:
         while True:
             wait_read(link.fileno())
             try:
-                function, args = _get(link, 1.0)
+                function, args, options = _get(link, 1.0)
             except EOFError:
                 os._exit(0)
-            gevent.spawn(serve, function, args)
+            gevent.spawn(serve, function, args, options)
 
     # ---- death ----
 
@@ -239,6 +244,14 @@ class Cluster:
         self.router = None
         self.start_router()
 
+    def members(self, name: str) -> list[int]:
+        """Slots that the router knows to listen to a channel."""
+        return self.ask_router(_members, name.encode())
+
+    def last(self, name: str) -> int:
+        """The last number that the router has given in this channel; 0 when there is no such channel."""
+        return self.ask_router(_last, name.encode())
+
     def quarantined(self) -> list[tuple[int, int, str]]:
         return self.ask_router(_quarantined)
 
@@ -266,6 +279,14 @@ class Cluster:
 
 def _bury(routing: Any, quarantined: list[Any], slot: int, generation: int) -> None:
     routing.bury(slot, generation)
+
+
+def _members(routing: Any, quarantined: list[Any], name: bytes) -> list[int]:
+    return next((routing.router.members(row) for other, row in routing.names.all() if other == name), [])
+
+
+def _last(routing: Any, quarantined: list[Any], name: bytes) -> int:
+    return next((routing.router.row(row)[1] for other, row in routing.names.all() if other == name), 0)
 
 
 def _quarantined(routing: Any, quarantined: list[Any]) -> list[Any]:

@@ -247,7 +247,7 @@ def send_alerts(Endpoint endpoint, targets, int flags, int hops, uint64_t correl
     cdef Py_buffer buffer
     cdef const char *body
     cdef Py_ssize_t size, sent = 0
-    cdef uint32_t i, slot
+    cdef uint32_t slot
     cdef uint64_t generation
     cdef int status
     cdef bint held = False
@@ -270,9 +270,10 @@ def send_alerts(Endpoint endpoint, targets, int flags, int hops, uint64_t correl
         header.name_length = <uint8_t>PyBytes_GET_SIZE(name)
         header.sequence = correlation
         if targets is None:
-            for i in range(endpoint.c.peer_count):
-                slot = endpoint.c.peers[i]
+            for slot in range(1, endpoint.segment.c.at.slots):
                 generation = segment_generation(&endpoint.segment.c, slot)
+                if not generation & 1 or slot == endpoint.c.slot:
+                    continue
                 status = put_alert(endpoint, slot, generation, &header, name, body)
                 if status == RING_OK:
                     sent += 1

@@ -427,6 +427,15 @@ static void announce(struct router *self, uint32_t slot, uint64_t generation, en
     }
 }
 
+/* Those who attach at the same time do not see each other in the table: the newcomer is told of everyone, too. */
+static void introduce(struct router *self, uint32_t newcomer) {
+    for (uint32_t i = 0; i < self->live_count; i++) {
+        struct record news = {.length = sizeof news, .type = RECORD_HERE, .source = self->lane[self->live[i]].id};
+        if (self->live[i] != newcomer)
+            fanout_control(self, newcomer, &news, NULL);
+    }
+}
+
 static void scan(struct router *self) {
     self->since_scan = 0;
     for (uint32_t slot = 1; slot < self->segment->at.slots; slot++) {
@@ -435,8 +444,10 @@ static void scan(struct router *self) {
             continue;
         uint64_t generation = segment_generation(self->segment, slot);
         if (generation != lane->buried && segment_attached(self->segment, slot, generation) &&
-            attach(self, slot, generation))
+            attach(self, slot, generation)) {
             announce(self, slot, generation, RECORD_HERE);
+            introduce(self, slot);
+        }
     }
 }
 

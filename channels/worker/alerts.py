@@ -15,7 +15,8 @@ import gevent
 from greenlet import getcurrent
 
 from channels.core import native
-from channels.errors import AlertLoop, CallTimeout, ChannelsError, MessageTooBig, RemoteError, RingFull, WorkerGone
+from channels.errors import AlertLoop, CallTimeout, MessageTooBig, RemoteError, RingFull, WorkerGone
+from channels.worker import answers
 from channels.worker import client as fabric
 
 log = logging.getLogger("channels")
@@ -23,7 +24,6 @@ log = logging.getLogger("channels")
 Handler = Callable[[bytes], Any]
 
 RUN_AT_ONCE = 512  # alerts that one handler takes before other greenlets get their turn
-DETAIL_MAX = 1000  # characters of an error's text that travel
 
 
 class _Receiver:
@@ -98,7 +98,7 @@ class _Receiver:
         if error is not None:
             log.error("alert=%s handler failed", self.name.decode(errors="replace"), exc_info=error)
         if correlation is not None:
-            self.box.answer(source, correlation, result, error)
+            answers.answer(self.box.client, source, correlation, result, error)
 
     def close(self) -> None:
         self.queue.close()
@@ -129,7 +129,6 @@ class Box:
         self._calls: dict[int, _Call] = {}
         self._correlation = 0
         client.on_event["reply"] = self._on_reply
-        client.on_event["refused"] = self._on_refused
         client.on_event["gone"] = self._on_gone
 
     # ---- receiving ----
@@ -210,26 +209,6 @@ class Box:
         if len(targets) == 1 and not parcel.delivered:
             raise WorkerGone(targets[0][0])
 
-    def answer(self, source: int, correlation: int, result: bytes | None, error: Exception | None) -> None:
-        """The outcome of a call goes back; from a greenlet of its own when that has to wait."""
-        endpoint = self.client.endpoint
-        kind = native.REPLY if error is None else native.ERROR
-        flags = native.NONE if error is None and result is None else 0
-        data = result or b""
-        if error is not None:
-            data = f"{type(error).__name__}: {error}"[:DETAIL_MAX].encode(errors="replace")
-        if source == endpoint.id:
-            native.alert_self(endpoint, kind, flags, 0, correlation, b"", data)
-            return
-        parcel = native.Parcel(endpoint, kind, flags, 0, correlation, b"", data, [native.split_id(source)])
-        if not parcel.pump(fabric.PARCEL_RECORDS):
-            gevent.spawn(self._finish_answer, parcel)
-
-    def _finish_answer(self, parcel: native.Parcel) -> None:
-        deadline = time.monotonic() + self.client.settings.send_timeout
-        if not self.client.pump(parcel, deadline, None):
-            self.client.abort(parcel)
-
     # ---- calling ----
 
     def call_start(self, target: tuple[int, int], name: bytes, data: Any, timeout: float | None) -> tuple[int, _Call]:
@@ -264,9 +243,6 @@ class Box:
         else:
             call.outcome = data
         self.client.fire(call.wake)
-
-    def _on_refused(self, source: int, correlation: int, name: bytes, why: str) -> None:
-        self.answer(source, correlation, None, ChannelsError(why))
 
     def _on_gone(self, slot: int, generation: int) -> None:
         for call in list(self._calls.values()):

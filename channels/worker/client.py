@@ -20,6 +20,7 @@ from greenlet import getcurrent
 
 from channels.core import native
 from channels.errors import (
+    ChannelsError,
     ChannelTableFull,
     ForkedProcess,
     NotAttached,
@@ -28,6 +29,7 @@ from channels.errors import (
     WorkerGone,
 )
 from channels.settings import Settings
+from channels.worker import answers
 
 log = logging.getLogger("channels")
 
@@ -54,6 +56,31 @@ class _Wake:
     def __init__(self) -> None:
         self.greenlet: Any = None
         self.fired = False
+
+
+class Timer:
+    """Switches to the running greenlet when the time is up, and says so: an early wake-up is not the end."""
+
+    __slots__ = ("_client", "_greenlet", "_timer", "over")
+
+    def __init__(self, client: Client, seconds: float | None) -> None:
+        self.over = False
+        self._client = client
+        self._greenlet = getcurrent()
+        self._timer = None
+        if seconds is not None:
+            self._timer = client.hub.loop.timer(seconds)
+            # The loop's own clock stands still while a greenlet computes.
+            self._timer.start(self._on_time, update=True)
+
+    def _on_time(self) -> None:
+        self.over = True
+        self._client._switch(self._greenlet)
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.stop()
+            self._timer.close()
 
 
 class Pending:
@@ -203,20 +230,16 @@ class Client:
             return False
         if wake.fired:
             return True
-        timer = None
+        if timeout is not None and timeout <= 0:
+            return False
+        timer = Timer(self, timeout)
         wake.greenlet = greenlet
         try:
-            if timeout is not None:
-                if timeout <= 0:
-                    return False
-                timer = self.hub.loop.timer(timeout)
-                timer.start(self._switch, greenlet)
-            self.hub.switch()
+            while not wake.fired and not timer.over:
+                self.hub.switch()
         finally:
             wake.greenlet = None
-            if timer is not None:
-                timer.stop()
-                timer.close()
+            timer.close()
         return wake.fired
 
     def fire(self, wake: _Wake) -> None:
@@ -507,6 +530,9 @@ class Client:
         if handler is not None:
             handler(*facts)
 
+    def _on_refused(self, _: str, source: int, correlation: int, name: bytes, why: str) -> None:
+        answers.answer(self, source, correlation, None, ChannelsError(why))
+
     def _on_gone(self, kind: str, slot: int, generation: int) -> None:
         for wake, _, _ in list(self._room_peers.get(slot, ())):
             self.fire(wake)
@@ -520,7 +546,7 @@ class Client:
         self._check_wait("channel_join")
         channel = self.channels.get(text)
         if channel is None:
-            channel = self.channels[text] = native.LocalChannel(text)
+            channel = self._add_channel(text)
         self.endpoint.bind(channel, queue)
         if channel.joined:
             return
@@ -561,7 +587,7 @@ class Client:
         if queue not in local.queues:
             local.queues.append(queue)
         for channel in self.channels.values():
-            if channel.placed and channel.name.startswith(prefix):
+            if channel.name.startswith(prefix):
                 self.endpoint.bind(channel, queue, prefix)
         if local.joined:
             return
@@ -615,24 +641,27 @@ class Client:
 
     def _resolve(self, name: str) -> native.LocalChannel | None:
         """A channel seen for the first time, because of a prefix."""
-        matching = [local for local in self.prefixes.values() if name.startswith(local.name) and local.queues]
-        if not matching:
+        if not any(name.startswith(local.name) and local.queues for local in self.prefixes.values()):
             return None
         channel = self.channels.get(name)
-        if channel is None:
-            channel = self.channels[name] = native.LocalChannel(name)
-        for local in matching:
-            for queue in local.queues:
-                self.endpoint.bind(channel, queue, local.name)
+        return self._add_channel(name) if channel is None else channel
+
+    def _add_channel(self, name: str) -> native.LocalChannel:
+        """A channel that somebody here is in from now on, and with them those whose prefixes it matches."""
+        channel = self.channels[name] = native.LocalChannel(name)
+        for local in self.prefixes.values():
+            if name.startswith(local.name):
+                for queue in local.queues:
+                    self.endpoint.bind(channel, queue, local.name)
         return channel
 
     # ---- peers ----
 
     def ready_peers(self) -> Iterator[tuple[int, int]]:
         """(slot, generation) of every other worker that takes alerts."""
-        for slot in self.endpoint.peers:
+        for slot in range(1, self.segment.slots):
             generation, _, _, ready, _ = self.segment.slot(slot)
-            if generation & 1 and ready == generation:
+            if generation & 1 and ready == generation and slot != self.endpoint.slot:
                 yield slot, generation
 
     def find_worker(self, pid: int | None, worker: int | None) -> tuple[int, int]:

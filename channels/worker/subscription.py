@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextvars
 import os
-import time
 import weakref
 from collections.abc import Iterator
 from typing import Any, Callable
@@ -16,13 +15,25 @@ import gevent
 from greenlet import getcurrent
 
 from channels.core import native
-from channels.errors import ClientGone, Draining, StreamEnded, SubscriptionClosed
+from channels.errors import BadChannelName, ClientGone, Draining, StreamEnded, SubscriptionClosed
 from channels.worker import client as fabric
 
 POLICIES = {"drop_oldest": native.DROP_OLDEST, "drop_newest": native.DROP_NEWEST, "close": native.CLOSE}
 READ, WRITE = 1, 2
 
 Message = native.Message
+
+
+def _text(name: str | bytes) -> str:
+    """A name or prefix as text; what else has to be true of it is checked without its `*`."""
+    if isinstance(name, bytes):
+        try:
+            return name.decode()
+        except UnicodeDecodeError:
+            raise BadChannelName(name, "is not UTF-8") from None
+    if not isinstance(name, str):
+        raise TypeError(f"a channel's name is str or UTF-8 bytes, not {type(name).__name__}")
+    return name
 
 
 class Subscription(native.Queue):
@@ -55,7 +66,7 @@ class Subscription(native.Queue):
         for name in names:
             if self.closed:
                 raise SubscriptionClosed()
-            text = name.decode() if isinstance(name, bytes) else name
+            text = _text(name)
             if text.endswith("*"):
                 self._client.join_prefix(self, text[:-1])
             else:
@@ -64,7 +75,7 @@ class Subscription(native.Queue):
     def leave(self, *names: str | bytes) -> None:
         """Leave them, and forget what waits of them.  Does not wait."""
         for name in names:
-            text = name.decode() if isinstance(name, bytes) else name
+            text = _text(name)
             if text.endswith("*"):
                 self._client.leave_prefix(self, text[:-1])
             else:
@@ -113,31 +124,22 @@ class Subscription(native.Queue):
         client._check_wait("waiting on a subscription")
         if self.waiter is not None:
             raise RuntimeError("another greenlet waits on this subscription; give each one of its own")
-        timer = None
-        deadline = None
-        if timeout is not None:
-            if timeout <= 0:
-                return False
-            deadline = time.monotonic() + timeout
-            timer = client.hub.loop.timer(timeout)
-            timer.start(client._switch, greenlet)
+        if timeout is not None and timeout <= 0:
+            return False
         core = self._core
+        timer = fabric.Timer(client, timeout)
         self.waiter = greenlet
         self._nudged = False
         try:
             if core is not None:
                 core.begin_wait()
-            while not self.pending and not self.closed and not self._nudged:
+            while not self.pending and not self.closed and not self._nudged and not timer.over:
                 client.hub.switch()
-                if deadline is not None and time.monotonic() >= deadline:
-                    break
         finally:
             self.waiter = None
+            timer.close()
             if core is not None:
                 core.end_wait()
-            if timer is not None:
-                timer.stop()
-                timer.close()
         return self.pending > 0
 
     def nudge(self) -> None:
@@ -432,7 +434,7 @@ def _wait_fd(fd: Any, events: int, timeout: float | None) -> bool:
     try:
         if timeout is not None:
             timer = hub.loop.timer(max(timeout, 0.0))
-            timer.start(greenlet.switch)
+            timer.start(greenlet.switch, update=True)
         if core is not None:
             core._wakes.add(greenlet)
             core.begin_wait()

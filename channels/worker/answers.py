@@ -1,0 +1,37 @@
+"""The outcome of a call, on its way back to the caller.
+
+Runs in: worker, in the handler's greenlet or in the hub; waits in a greenlet of its own.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import gevent
+
+from channels.core import native
+
+AT_ONCE = 8  # fragments before others run
+DETAIL_MAX = 1000  # characters of an error's text that travel
+
+
+def answer(client: Any, source: int, correlation: int, result: bytes | None, error: Exception | None) -> None:
+    """Send what a handler returned, or the words of what it raised, to whoever called."""
+    endpoint = client.endpoint
+    kind = native.REPLY if error is None else native.ERROR
+    flags = native.NONE if error is None and result is None else 0
+    data = result or b""
+    if error is not None:
+        data = f"{type(error).__name__}: {error}"[:DETAIL_MAX].encode(errors="replace")
+    if source == endpoint.id:
+        native.alert_self(endpoint, kind, flags, 0, correlation, b"", data)
+        return
+    parcel = native.Parcel(endpoint, kind, flags, 0, correlation, b"", data, [native.split_id(source)])
+    if not parcel.pump(AT_ONCE):
+        gevent.spawn(_finish, client, parcel)
+
+
+def _finish(client: Any, parcel: native.Parcel) -> None:
+    if not client.pump(parcel, time.monotonic() + client.settings.send_timeout, None):
+        client.abort(parcel)

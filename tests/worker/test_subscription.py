@@ -1,0 +1,625 @@
+"""Joining, leaving, waiting and receiving, between real processes."""
+
+from __future__ import annotations
+
+import array
+import os
+import select
+import signal
+import time
+
+import gevent
+import pytest
+
+import channels
+from channels.errors import (
+    BadChannelName,
+    ChannelTableFull,
+    RouterUnavailable,
+    SubscriptionClosed,
+)
+from channels.worker import subscription as module
+from tests.cluster import Cluster, wait_until
+from tests.worker import kept
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "monkey-patched"])
+def cluster(request):
+    with Cluster(2, monkey=request.param) as made:
+        yield made
+
+
+@pytest.fixture
+def plain():
+    with Cluster(2) as made:
+        yield made
+
+
+# ---- joining and sending ----
+
+
+def test_what_is_sent_after_a_join_returned_is_received(cluster):
+    cluster.workers[1].run(kept.open_subscription, "s", "room")
+    assert cluster.workers[2].run(kept.send, "room", b"a", b"b") == [1, 1]
+    assert cluster.workers[1].run(kept.bodies, "s", 2) == [b"a", b"b"]
+
+
+def test_a_core_receives_its_own_messages(cluster):
+    cluster.workers[1].run(kept.open_subscription, "s", "room")
+    cluster.workers[1].run(kept.send, "room", b"mine")
+    assert cluster.workers[1].run(kept.bodies, "s", 1) == [b"mine"]
+
+
+def test_send_returns_how_many_workers_have_subscribers(cluster):
+    assert cluster.workers[1].run(kept.send, "room", b"x") == [0]
+    cluster.workers[1].run(kept.open_subscription, "s", "room")
+    cluster.workers[1].run(kept.open_subscription, "t", "room")
+    assert cluster.workers[1].run(kept.send, "room", b"x") == [1]
+    cluster.workers[2].run(kept.open_subscription, "s", "room")
+    assert cluster.workers[1].run(kept.send, "room", b"x") == [2]
+
+
+def test_two_subscriptions_of_one_worker_both_get_every_message(plain):
+    worker = plain.workers[1]
+    worker.run(kept.open_subscription, "s", "room")
+    worker.run(kept.open_subscription, "t", "room")
+    plain.workers[2].run(kept.send, "room", b"a", b"b")
+    assert worker.run(kept.bodies, "s", 2) == worker.run(kept.bodies, "t", 2) == [b"a", b"b"]
+
+
+@pytest.mark.parametrize("name", ["x", "x" * 255, "räume:é", "日" * 85, "with space", "*", "a*b"])
+def test_names_of_1_to_255_bytes_without_control_characters_are_channels(plain, name):
+    assert plain.workers[1].run(classical_round, name, b"body") == [b"body"]
+
+
+def classical_round(name, *data):
+    channels.channel_join(name)
+    for body in data:
+        channels.channel_send(name, body)
+    return [receive_one() for _ in data]
+
+
+def receive_one():
+    fd = channels.channel_fd()
+    while True:
+        body = channels.channel_recv()
+        if body is not None:
+            return body
+        assert channels.wait_fd_read(fd, timeout=20)
+
+
+def test_a_name_as_bytes_is_the_same_channel(plain):
+    assert plain.workers[1].run(join_and_send, "räume", "räume".encode()) == b"x"
+
+
+def join_and_send(joined, sent):
+    channels.channel_join(joined)
+    channels.channel_send(sent, b"x")
+    return receive_one()
+
+
+BAD_NAMES = ["", "x" * 256, "é" * 128, "a\nb", "a\x00", "\x7f", b"\xff\xfe", b"", "\ud800"]
+
+
+@pytest.mark.parametrize("name", BAD_NAMES, ids=ascii)
+def test_a_bad_name_is_refused_by_every_call_in_words_that_say_what_to_do(plain, name):
+    for call in (channels.channel_join, channels.channel_leave, send_x):
+        with pytest.raises(BadChannelName, match="use 1 to 255 bytes"):
+            plain.workers[1].run(call, name)
+    with pytest.raises((BadChannelName, ValueError)):
+        plain.workers[1].run(channels.subscribe, name)
+    assert plain.workers[1].run(classical_round, "room", b"still fine") == [b"still fine"]
+
+
+def send_x(name):
+    return channels.channel_send(name, b"x")
+
+
+@pytest.mark.parametrize("name", [None, 7, ["room"], bytearray(b"room")], ids=ascii)
+def test_a_name_of_another_type_is_a_type_error(plain, name):
+    for call in (channels.channel_join, channels.channel_leave, send_x, channels.subscribe):
+        with pytest.raises(TypeError):
+            plain.workers[1].run(call, name)
+
+
+@pytest.mark.parametrize("data", ["text", None, 7, ["x"]], ids=ascii)
+@pytest.mark.parametrize("joined", [False, True])
+def test_data_that_is_not_bytes_like_is_a_type_error_and_nothing_is_sent(plain, data, joined):
+    if joined:
+        plain.workers[2].run(kept.open_subscription, "s", "room")
+    with pytest.raises(TypeError, match="encode" if data == "text" else None):
+        plain.workers[1].run(channels.channel_send, "room", data)
+    if joined:
+        assert plain.workers[2].run(kept.waiting, "s") == []
+
+
+def test_any_bytes_like_object_can_be_sent(plain):
+    assert plain.workers[1].run(send_bytes_likes) == [b"", b"ab", b"cd", b"\x01\x02", b"bd"]
+
+
+def send_bytes_likes():
+    channels.channel_join("room")
+    data = [b"", bytearray(b"ab"), memoryview(b"cd"), array.array("B", [1, 2])]
+    for body in data:
+        channels.channel_send("room", body)
+    channels.channel_send("room", bytes(memoryview(b"abcd")[1::2]))
+    return [receive_one() for _ in range(5)]
+
+
+def test_there_is_one_order_for_all_subscribers_and_each_sender_keeps_its_own(cluster):
+    cluster.add()
+    for slot in (1, 2):
+        cluster.workers[slot].run(kept.open_subscription, "s", "room")
+    for worker in cluster.workers.values():
+        worker.start(kept.send_many, "room", 300, b"%d:" % worker.slot)
+    for worker in cluster.workers.values():
+        worker.result()
+    first = cluster.workers[1].run(kept.bodies, "s", 900)
+    assert cluster.workers[2].run(kept.bodies, "s", 900) == first
+    for slot in cluster.workers:
+        mine = [body for body in first if body.startswith(b"%d:" % slot)]
+        assert mine == [b"%d:%d" % (slot, number) for number in range(300)]
+
+
+def test_what_one_sender_sends_on_several_channels_arrives_in_the_order_sent(plain):
+    plain.workers[1].run(kept.open_subscription, "s", "a", "b", "c")
+    plain.workers[2].run(send_round_robin, 300)
+    got = plain.workers[1].run(kept.bodies, "s", 300)
+    assert got == [b"%d" % number for number in range(300)]
+
+
+def send_round_robin(count):
+    for number in range(count):
+        channels.channel_send("abc"[number % 3], b"%d" % number)
+
+
+# ---- leaving ----
+
+
+def test_nothing_is_received_after_leave_returned_not_even_what_waited(cluster):
+    worker = cluster.workers[1]
+    worker.run(kept.open_subscription, "s", "room", "other")
+    cluster.workers[2].run(kept.send, "room", b"1", b"2")
+    cluster.workers[2].run(kept.send, "other", b"3")
+    wait_until(lambda: worker.run(kept.call, "s", "pending") == 3)
+    worker.run(kept.call, "s", "leave", "room")
+    cluster.workers[2].run(kept.send, "room", b"4")
+    cluster.workers[2].run(kept.send, "other", b"5")
+    assert worker.run(kept.bodies, "s", 2) == [b"3", b"5"]
+    assert worker.run(kept.waiting, "s") == []
+    wait_until(lambda: cluster.workers[2].run(kept.send, "room", b"x") == [0])
+
+
+def test_who_joins_again_gets_what_is_sent_from_then_on_and_misses_nothing(plain):
+    worker = plain.workers[1]
+    worker.run(kept.open_subscription, "s", "room")
+    plain.workers[2].run(kept.open_subscription, "t", "room")
+    worker.run(kept.call, "s", "leave", "room")
+    plain.workers[2].run(kept.send, "room", b"between")
+    worker.run(kept.call, "s", "join", "room")
+    plain.workers[2].run(kept.send, "room", b"after")
+    assert worker.run(kept.take, "s", 1) == [("room", b"after", 0)]
+
+
+def test_leaving_what_was_never_joined_does_nothing(plain):
+    plain.workers[1].run(channels.channel_leave, "room")
+    plain.workers[1].run(kept.open_subscription, "s", "room")
+    plain.workers[1].run(kept.call, "s", "leave", "other", "nothing*")
+    plain.workers[2].run(kept.send, "room", b"x")
+    assert plain.workers[1].run(kept.bodies, "s", 1) == [b"x"]
+
+
+def test_a_greenlet_that_ends_however_leaves_what_it_had_joined(cluster):
+    worker = cluster.workers[1]
+    worker.run(join_and_return)
+    wait_until(lambda: cluster.members("room") == [])
+    with pytest.raises(ZeroDivisionError):
+        worker.run(join_and_raise)
+    wait_until(lambda: cluster.members("room") == [])
+    worker.run(kept.open_subscription, "s", "room")
+    assert cluster.members("room") == [1]
+    worker.run(kept.end_holder, "s")
+    wait_until(lambda: cluster.members("room") == [])
+
+
+def join_and_return():
+    channels.channel_join("room")
+
+
+def join_and_raise():
+    channels.channel_join("room")
+    raise ZeroDivisionError
+
+
+def test_a_request_core_leaves_everything_when_it_is_unbound(plain):
+    assert plain.workers[1].run(request_core_round) == (["a", "b*"], True, True)
+    wait_until(lambda: plain.members("a") == [])
+
+
+def request_core_round():
+    core, token = module.bind_request()
+    try:
+        one = channels.subscribe("a", "b*")
+        joined = one.channels
+        channels.channel_join("c")
+        own = core.main()
+    finally:
+        module.unbind_request(core, token)
+    return joined, one.closed, own.closed
+
+
+def test_a_dead_workers_subscriptions_end_and_its_successor_inherits_nothing(plain):
+    plain.workers[1].run(kept.open_subscription, "s", "room", "pre*")
+    plain.workers[2].run(kept.open_subscription, "s", "room")
+    plain.workers[2].run(kept.send, "room", b"for both")
+    plain.kill(1)
+    assert plain.members("room") == [2]
+    successor = plain.add(1)
+    assert plain.workers[2].run(kept.send, "room", b"for 2") == [1]
+    assert plain.workers[2].run(kept.bodies, "s", 2) == [b"for both", b"for 2"]
+    successor.run(kept.open_subscription, "s", "other")
+    plain.workers[2].run(kept.send, "other", b"new")
+    assert successor.run(kept.take, "s", 1) == [("other", b"new", 0)]
+
+
+# ---- prefixes ----
+
+
+def test_a_prefix_is_every_channel_that_begins_so_those_that_come_later_included(cluster):
+    cluster.workers[2].run(kept.open_subscription, "early", "news:early")
+    cluster.workers[1].run(kept.open_subscription, "s", "news:*")
+    for name in ("news:early", "news:late", "newspaper", "news:"):
+        cluster.workers[2].run(kept.send, name, name.encode())
+    assert cluster.workers[1].run(kept.bodies, "s", 3) == [b"news:early", b"news:late", b"news:"]
+    assert cluster.workers[1].run(kept.waiting, "s") == []
+
+
+@pytest.mark.parametrize("order", [("room:1", "room:*"), ("room:*", "room:1")])
+def test_prefix_and_name_in_one_subscription_give_each_message_once(cluster, order):
+    cluster.workers[1].run(kept.open_subscription, "s", *order)
+    cluster.workers[2].run(kept.send, "room:1", b"a", b"b")
+    assert cluster.workers[1].run(kept.take, "s", 2) == [("room:1", b"a", 0), ("room:1", b"b", 0)]
+    assert cluster.workers[1].run(kept.waiting, "s") == []
+
+
+@pytest.mark.parametrize("order", [("room:1", "room:*"), ("room:*", "room:1")])
+def test_prefix_and_name_in_two_subscriptions_of_a_worker_give_each_of_them_everything(cluster, order):
+    worker = cluster.workers[1]
+    worker.run(kept.open_subscription, "s", order[0])
+    worker.run(kept.open_subscription, "t", order[1])
+    cluster.workers[2].run(kept.send, "room:1", b"a", b"b")
+    for key in "st":
+        assert worker.run(kept.take, key, 2) == [("room:1", b"a", 0), ("room:1", b"b", 0)]
+    worker.run(kept.call, "s", "close")
+    cluster.workers[2].run(kept.send, "room:1", b"c")
+    assert worker.run(kept.take, "t", 1) == [("room:1", b"c", 0)]
+    worker.run(kept.call, "t", "close")
+    wait_until(lambda: cluster.workers[2].run(kept.send, "room:1", b"x") == [0])
+
+
+def test_name_and_prefix_joined_at_the_same_moment_give_each_message_once(plain):
+    assert plain.workers[1].run(join_both_at_once) == [[b"x"]] * 40
+
+
+def join_both_at_once():
+    found = []
+    for number in range(20):
+        subscriptions = [channels.subscribe(maxlen=10), channels.subscribe(maxlen=10)]
+        joins = [
+            gevent.spawn(subscriptions[0].join, f"r{number}:a"),
+            gevent.spawn(subscriptions[1].join, f"r{number}:*"),
+        ]
+        gevent.joinall(joins if number % 2 else joins[::-1])
+        channels.channel_send(f"r{number}:a", b"x")
+        kept.flush()
+        found.extend([message.data for message in each.drain()] for each in subscriptions)
+    return found
+
+
+def test_leaving_the_name_keeps_the_prefix_and_the_other_way_round(plain):
+    worker = plain.workers[1]
+    for left in ("room:1", "room:*"):
+        worker.run(kept.open_subscription, left, "room:1", "room:*")
+        worker.run(kept.call, left, "leave", left)
+        plain.workers[2].run(kept.send, "room:1", b"x")
+        assert worker.run(kept.take, left, 1) == [("room:1", b"x", 0)]
+        worker.run(kept.call, left, "close")
+
+
+def test_overlapping_prefixes_give_each_message_once(plain):
+    plain.workers[1].run(kept.open_subscription, "s", "a*", "ab*", "*")
+    plain.workers[2].run(kept.send, "abc", b"x")
+    assert plain.workers[1].run(kept.bodies, "s", 1) == [b"x"]
+    plain.workers[1].run(kept.call, "s", "leave", "a*", "*")
+    plain.workers[2].run(kept.send, "abc", b"y")
+    plain.workers[2].run(kept.send, "acc", b"z")
+    assert plain.workers[1].run(kept.waiting, "s") == [b"y"]
+
+
+def test_a_subscription_says_what_it_has_joined(plain):
+    plain.workers[1].run(kept.open_subscription, "s", "b", "a", "p:*")
+    plain.workers[2].run(kept.send, "p:x", b"")
+    assert plain.workers[1].run(kept.call, "s", "channels") == ["a", "b", "p:*"]
+
+
+# ---- bounds ----
+
+
+def test_drop_oldest_keeps_the_newest_and_counts_exactly(plain):
+    plain.workers[1].run(kept.open_subscription, "s", "room", maxlen=10)
+    plain.workers[2].run(kept.send_many, "room", 100)
+    wait_until(lambda: plain.workers[1].run(kept.call, "s", "dropped") == 90)
+    got = plain.workers[1].run(kept.take, "s", 10)
+    assert got == [("room", b"%d" % number, 90 if number == 90 else 0) for number in range(90, 100)]
+
+
+def test_drop_newest_keeps_the_oldest_and_tells_what_is_missed_with_the_next(plain):
+    plain.workers[1].run(kept.open_subscription, "s", "room", maxlen=10, overflow="drop_newest")
+    plain.workers[2].run(kept.send_many, "room", 100)
+    wait_until(lambda: plain.workers[1].run(kept.call, "s", "dropped") == 90)
+    assert plain.workers[1].run(kept.take, "s", 10) == [("room", b"%d" % number, 0) for number in range(10)]
+    plain.workers[2].run(kept.send, "room", b"next")
+    assert plain.workers[1].run(kept.take, "s", 1) == [("room", b"next", 90)]
+
+
+def test_close_ends_the_subscription_after_what_waits(plain):
+    plain.workers[1].run(kept.open_subscription, "s", "room", maxlen=10, overflow="close")
+    plain.workers[2].run(kept.send_many, "room", 100)
+    wait_until(lambda: plain.workers[1].run(kept.call, "s", "closed"))
+    assert plain.workers[1].run(iterate, "s") == [b"%d" % number for number in range(10)]
+    with pytest.raises(SubscriptionClosed):
+        plain.workers[1].run(kept.call, "s", "join", "room")
+
+
+def iterate(key):
+    return [message.data for message in kept.subscriptions[key]]
+
+
+def test_bytes_are_a_bound_too_and_one_message_always_fits(plain):
+    plain.workers[1].run(kept.open_subscription, "s", "room", max_bytes=1000)
+    plain.workers[2].run(kept.send, "room", b"x" * 600, b"y" * 600)
+    assert [body[:1] for body in plain.workers[1].run(kept.waiting, "s")] == [b"y"]
+    plain.workers[2].run(kept.send, "room", b"z" * 5000)
+    assert plain.workers[1].run(kept.take, "s", 1) == [("room", b"z" * 5000, 0)]
+
+
+def test_each_channels_losses_are_its_own(plain):
+    plain.workers[1].run(kept.open_subscription, "s", "a", "b", maxlen=2)
+    plain.workers[2].run(kept.send, "a", b"a1", b"a2", b"a3")
+    plain.workers[2].run(kept.send, "b", b"b1")
+    wait_until(lambda: plain.workers[1].run(kept.call, "s", "dropped") == 2)
+    assert plain.workers[1].run(kept.take, "s", 2) == [("a", b"a3", 2), ("b", b"b1", 0)]
+
+
+@pytest.mark.parametrize("options", [{"maxlen": 0}, {"max_bytes": 0}, {"maxlen": -1}, {"overflow": "drop"}])
+def test_bounds_that_cannot_be_are_value_errors(plain, options):
+    with pytest.raises(ValueError):
+        plain.workers[1].run(kept.open_subscription, "s", "room", **options)
+
+
+def test_a_full_table_is_an_error_of_that_caller_only():
+    with Cluster(2, channels_max=16) as cluster:
+        cluster.workers[2].run(kept.open_subscription, "s", "mine")
+        with pytest.raises(ChannelTableFull, match="channels_max"):
+            cluster.workers[1].run(join_many, 40)
+        cluster.workers[2].run(kept.send, "mine", b"still here")
+        assert cluster.workers[2].run(kept.bodies, "s", 1) == [b"still here"]
+
+
+def join_many(count):
+    for number in range(count):
+        channels.channel_join(f"room:{number}")
+
+
+# ---- waiting ----
+
+
+def test_get_waits_until_a_message_comes_or_the_time_is_up(cluster):
+    worker = cluster.workers[1]
+    worker.run(kept.open_subscription, "s", "room")
+    assert worker.run(kept.call, "s", "get_nowait") is None
+    assert worker.run(timed_get, "s", 0.2) >= 0.2
+    worker.start(kept.bodies, "s", 1)
+    cluster.workers[2].run(kept.send, "room", b"x")
+    assert worker.result() == [b"x"]
+
+
+def timed_get(key, seconds):
+    began = time.monotonic()
+    assert kept.subscriptions[key].get(timeout=seconds) is None
+    return time.monotonic() - began
+
+
+@pytest.mark.parametrize("wait", ["get", "wait_fd_read", "pipe"])
+def test_a_timed_wait_after_long_computing_lasts_as_long_as_it_says(plain, wait):
+    """The loop's clock stands still while a greenlet computes."""
+    assert plain.workers[1].run(compute_then_wait, wait) >= 0.2
+
+
+def compute_then_wait(wait):
+    gevent.sleep(0)
+    until = time.monotonic() + 0.5
+    while time.monotonic() < until:
+        pass
+    with channels.subscribe("room") as own:
+        channels.channel_join("room")
+        read, write = os.pipe()
+        until = time.monotonic() + 0.5
+        while time.monotonic() < until:
+            pass
+        began = time.monotonic()
+        if wait == "get":
+            assert own.get(timeout=0.2) is None
+        else:
+            assert not channels.wait_fd_read(channels.channel_fd() if wait == "wait_fd_read" else read, timeout=0.2)
+        os.close(read)
+        os.close(write)
+        return time.monotonic() - began
+
+
+def test_the_classical_loop_waits_on_a_real_descriptor(cluster):
+    cluster.workers[1].start(classical_receive, "room", 3)
+    wait_until(lambda: cluster.workers[2].run(kept.send, "room", b"go") == [1])
+    cluster.workers[2].run(kept.send, "room", b"a", b"b")
+    assert cluster.workers[1].result() == [b"go", b"a", b"b"]
+
+
+def classical_receive(name, count):
+    channels.channel_join(name)
+    return [receive_one() for _ in range(count)]
+
+
+def test_channel_fd_is_readable_exactly_while_messages_wait(plain):
+    assert plain.workers[1].run(watch_fd) == [False, True, True, False, False]
+
+
+def watch_fd():
+    seen = []
+    channels.channel_join("room")
+    fd = channels.channel_fd()
+
+    def look():
+        kept.flush()
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        seen.append(bool(poll.poll(0)))
+
+    look()
+    channels.channel_send("room", b"1")
+    channels.channel_send("room", b"2")
+    look()
+    channels.channel_recv()
+    look()
+    channels.channel_recv()
+    look()
+    channels.channel_send("room", b"3")
+    kept.flush()
+    channels.channel_leave("room")
+    look()
+    return seen
+
+
+def test_wait_fd_works_for_any_descriptor(plain):
+    assert plain.workers[1].run(wait_for_pipe) == [False, True, True]
+
+
+def wait_for_pipe():
+    read, write = os.pipe()
+    seen = [channels.wait_fd_read(read, timeout=0.05)]
+    gevent.spawn_later(0.05, os.write, write, b"x")
+    seen.append(channels.wait_fd_read(read, timeout=20))
+    seen.append(channels.wait_fd_write(write, timeout=20))
+    os.close(read)
+    os.close(write)
+    return seen
+
+
+def test_closing_wakes_who_waits(cluster):
+    cluster.workers[1].run(kept.open_subscription, "s", "room")
+    cluster.workers[1].start(iterate, "s")
+    wait_until(lambda: cluster.workers[1].run(is_waited_for, "s"))
+    cluster.workers[1].start(kept.call, "s", "close")
+    assert [] in (cluster.workers[1].result(), cluster.workers[1].result())
+    with pytest.raises(SubscriptionClosed):
+        cluster.workers[1].run(kept.call, "s", "get", 1)
+
+
+def is_waited_for(key):
+    return kept.subscriptions[key].waiter is not None
+
+
+def test_a_second_waiter_is_told_to_bring_a_subscription_of_its_own(plain):
+    plain.workers[1].run(kept.open_subscription, "s", "room")
+    plain.workers[1].start(kept.bodies, "s", 1)
+    wait_until(lambda: plain.workers[1].run(is_waited_for, "s"))
+    with pytest.raises(RuntimeError, match="another greenlet waits"):
+        plain.workers[1].run(kept.call, "s", "get", 1)
+    plain.workers[2].run(kept.send, "room", b"x")
+    assert plain.workers[1].result() == [b"x"]
+
+
+def test_waiting_in_a_callback_of_the_hub_is_refused(plain):
+    with pytest.raises(RuntimeError, match="callback of the hub"):
+        plain.workers[1].run(wait_in_hub)
+
+
+def wait_in_hub():
+    outcome = gevent.event.AsyncResult()
+
+    def call():
+        try:
+            channels.wait_fd_read(0)
+        except Exception as error:
+            outcome.set_exception(error)
+
+    gevent.get_hub().loop.run_callback(call)
+    outcome.get(timeout=20)
+
+
+def test_joining_without_a_router_ends_with_an_error_and_nothing_is_joined():
+    with Cluster(1, join_timeout=0.3) as cluster:
+        cluster.router.signal(signal.SIGSTOP)
+        try:
+            with pytest.raises(RouterUnavailable, match="no answer from the router"):
+                cluster.workers[1].run(channels.channel_join, "room")
+        finally:
+            cluster.router.signal(signal.SIGCONT)
+        cluster.workers[1].run(classical_round, "other", b"x")
+        assert cluster.members("room") == []
+
+
+# ---- greenlets that are killed while they wait lose nothing (T13) ----
+
+KILLS = int(os.environ.get("CHANNELS_TEST_KILLS", "1000"))
+
+
+@pytest.mark.parametrize("by", ["kill", "timeout"])
+def test_a_greenlet_killed_while_it_waits_loses_no_message(cluster, by):
+    count = KILLS // 4
+    cluster.workers[1].run(kept.open_subscription, "s", "room", maxlen=1 << 20)
+    cluster.workers[1].start(receive_with_kills, "s", by, count, seconds_seed())
+    cluster.workers[2].start(send_with_pauses, "room", 8 * count)
+    cluster.workers[2].result(120)
+    got, kills = cluster.workers[1].result(120)
+    assert got == [b"%d" % number for number in range(8 * count)]
+    assert kills >= count
+
+
+def seconds_seed():
+    return int(os.environ.get("CHANNELS_TEST_SEED", time.time_ns() & 0xFFFFFF))
+
+
+def send_with_pauses(name, count):
+    for number in range(count):
+        channels.channel_send(name, b"%d" % number)
+        if number % 7 == 0:
+            gevent.sleep(0)
+
+
+def receive_with_kills(key, by, kills, seed):
+    import random
+
+    chance = random.Random(seed)
+    mine = kept.subscriptions[key]
+    got = []
+    done = 0
+
+    def receive():
+        while True:
+            message = mine.get(timeout=None)
+            assert message.missed == 0, f"seed {seed}"
+            got.append(message.data)  # no switch between taking and keeping
+
+    while done < kills or len(got) < 8 * kills:
+        if by == "kill":
+            reader = gevent.spawn(receive)
+            gevent.sleep(chance.choice([0, 0, 0.0002]))
+            reader.kill()
+        else:
+            try:
+                with gevent.Timeout(chance.choice([0.00001, 0.0003])):
+                    receive()
+            except gevent.Timeout:
+                pass
+        done += 1
+    return got, done
