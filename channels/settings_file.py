@@ -24,7 +24,7 @@ def read(path: str, must_exist: bool) -> tuple[dict[str, Any], dict[str, Callabl
         names = runpy.run_path(path, run_name="__channels_config__")
     except SyntaxError as error:
         raise BadSetting("config", path, f"line {error.lineno}: {error.msg}") from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         line = _line_in(path, error.__traceback__)
         raise BadSetting("config", path, f"line {line}: {type(error).__name__}: {error}") from error
     values: dict[str, Any] = {}

@@ -28,7 +28,7 @@ class Server:
     Args:
         app: MODULE:APP, imported from the repository's root or from `directory`.
         options: More of the command line.
-        workers: How many.
+        workers: How many; 0: as its other settings say.
         bind: Where to listen; by default a free port, see `url`.
         directory: Where it runs.
         environment: Added to this process's.
@@ -51,7 +51,16 @@ class Server:
         self.lines: list[str] = []
         self._runtime = tempfile.TemporaryDirectory(prefix="channels-test-")
         self.control = Path(self._runtime.name, "control.sock")
-        command = [*prefix, sys.executable, "-m", "channels", app, "--bind", bind, "--workers", str(workers)]
+        command = [
+            *prefix,
+            sys.executable,
+            "-m",
+            "channels",
+            app,
+            "--bind",
+            bind,
+            *(["--workers", str(workers)] if workers else []),
+        ]
         self.process = subprocess.Popen(
             [*command, "--control-socket", str(self.control), *options],
             cwd=directory or ROOT,

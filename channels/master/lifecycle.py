@@ -371,6 +371,9 @@ class Lifecycle:
         if self.peer_alive:
             self._report("warning", "upgrade: the other master is still there, wait for its end")
             return
+        if self.foreign:
+            self._report("warning", "upgrade: workers of the last one are still there, wait for their end")
+            return
         self.old = handover.OldSide(self.limits.boot_timeout)
         self.peer_alive = True
         self.children.keep_out(self.children.slots - self.children.held())  # the others are the new master's

@@ -22,12 +22,13 @@ from channels import log as logs
 from channels.assignment import Assignment, WorkerEntry
 from channels.errors import BadSetting, ChannelsError
 from channels.hooks import Hooks, ServerFacts, WorkerFacts
-from channels.master import handover, lifecycle, listeners, processes, signals, upgrade, words
+from channels.master import handover, lifecycle, listeners, processes, signals, words
 from channels.master.children import Phase
 from channels.master.control_path import ControlPath
 from channels.master.estate import Estate
 from channels.master.pidfile import PidFile
 from channels.master.router import RouterProcess
+from channels.master.succession import Succession
 from channels.master.systemd import Notifier
 from channels.settings import Settings
 
@@ -56,8 +57,7 @@ class Master:
         self.hooks = hooks
         self.estate = estate
         self.workers: dict[int, processes.Process] = {}
-        self.router: processes.Process | None = None
-        self.peer = estate.peer
+        self._router: processes.Process | None = None
         self._run_worker = run_worker
         self._load = load
         self._application = application
@@ -71,16 +71,25 @@ class Master:
         self._status: int | None = None
         self._queue: list[words.Event] = []
         self._next_beat = 0.0
-        self._spill_fd = -1  # what a parked router had spilled, until it is handed on
         self._was_ready = False
         self._control = ControlPath(Path(settings.control) if settings.control else control.path_for(os.getpid()))
+        self._other = Succession(estate, self.life, self._pidfile, self._control, self._queue.append)
+        self._other.workers = self.workers
+
+    @property
+    def router(self) -> processes.Process | None:
+        return self._router
+
+    @router.setter
+    def router(self, process: processes.Process | None) -> None:
+        self._router = self._other.router = process
 
     # ---- the loop ----
 
     def run(self) -> int:
         """Serve until told to stop; the exit status."""
         self._inbox = signals.Inbox()
-        if self._pidfile is not None and self.peer is None:
+        if self._pidfile is not None and self._other.peer is None:
             self._pidfile.write()
         log.info(
             "channels: pid=%d listening on %s, %d workers, segment of %.1f MiB",
@@ -89,14 +98,20 @@ class Master:
             self.settings.workers,
             self.estate.segment.size / (1 << 20),
         )
-        self.hooks.call("on_starting", server=self._facts())
+        try:
+            self.hooks.call("on_starting", server=self._facts())
+        except Exception:
+            log.exception("hook on_starting failed")
+            self._status = lifecycle.STATUS_BOOT
+            self._finish()
+            return self._status
         self._control.open()
         if self.life.routes:
             self._control.publish()
         gc.collect()
         gc.freeze()  # what children share stays shared
         self._handle(words.Started())
-        if self.estate.upgraded and self.peer is None:
+        if self.estate.upgraded and self._other.peer is None:
             self._handle(handover.PeerDied(0))
         while self._status is None:
             self._wait()
@@ -128,8 +143,7 @@ class Master:
             if not self.router.hung_up:
                 watch(self.router.link.fileno(), self._read_router)
             watch(self.router.pidfd, self._look_at_router)
-        if self.peer is not None:
-            self._watch_peer(self.peer, watch)
+        self._other.watch(watch)
         now = time.monotonic()
         due = min(self.life.next_deadline() or now + TICK, self._next_beat or now)
         # Deaths before signals: what a signal asks for is asked of those who live.
@@ -148,14 +162,6 @@ class Master:
         deadline = self.life.next_deadline()
         if deadline is not None and now >= deadline:
             self._queue.append(words.Tick())
-
-    def _watch_peer(self, peer: upgrade.Peer, watch: Callable[[int, Callable[[], None]], None]) -> None:
-        if not peer.process.hung_up:
-            watch(peer.process.link.fileno(), self._read_peer)
-        if self.life.peer_alive:
-            watch(peer.process.pidfd, self._look_at_peer)
-        for slot, pidfd in peer.workers.items():
-            watch(pidfd, lambda slot=slot: self._foreign_died(slot))  # type: ignore[misc]
 
     def _look_at_worker(self, slot: int) -> None:
         process = self.workers[slot]
@@ -191,7 +197,7 @@ class Master:
             elif word == "quarantine":
                 self._queue.append(words.Quarantined(int(rest[0]), int(rest[1]), rest[2]))
             elif word == "parked" and fds:
-                self._spill_fd = fds.pop()
+                self._other.take_spill(fds.pop())
             for fd in fds:
                 os.close(fd)
 
@@ -203,33 +209,6 @@ class Master:
             router.reap()
             self.router = None
             self._queue.append(words.RouterDied(status))
-
-    def _read_peer(self) -> None:
-        while self.peer is not None:
-            received = self.peer.receive()
-            if received is None:
-                return
-            word, facts, fds = received
-            if word == "forked" and fds:
-                self.peer.workers[facts[0]] = fds.pop()
-                self._queue.append(words.Foreign(*facts))
-            elif word in ("router", "prepared") and fds:
-                self.peer.router_pidfd = fds.pop()
-            elif word == "offered" and fds:
-                self._spill_fd = fds.pop()
-            for fd in fds:
-                os.close(fd)
-            self._queue.append(handover.Said(word, facts))
-
-    def _look_at_peer(self) -> None:
-        if self.peer is not None and self.peer.is_dead():
-            self._read_peer()
-            self._queue.append(handover.PeerDied(self.peer.status()))
-
-    def _foreign_died(self, slot: int) -> None:
-        assert self.peer is not None
-        os.close(self.peer.workers.pop(slot))
-        self._queue.append(handover.ForeignDied(slot))
 
     def _look_at_heartbeats(self) -> None:
         if not self.settings.timeout:
@@ -250,9 +229,8 @@ class Master:
             _CARRY_OUT[type(command)](self, command)
         if self.life.target != before:
             self.hooks.call_safely("nworkers_changed", server=self._facts(), new=self.life.target, old=before)
-        if isinstance(event, handover.PeerDied) and self.peer is not None and not self.peer.workers:
-            self.peer.close()
-            self.peer = None
+        if isinstance(event, (handover.PeerDied, handover.ForeignDied)):
+            self._other.forget_if_over()
 
     def _prepare(self, verb: str) -> bool:
         """What a verb needs before it is decided; False: it cannot be done."""
@@ -342,8 +320,7 @@ class Master:
     def _close_in_child(self) -> None:
         for process in [*self.workers.values(), *([self.router] if self.router is not None else [])]:
             process.close()
-        if self.peer is not None:
-            self.peer.close_in_child()
+        self._other.close_in_child()
         if self._inbox is not None:
             self._inbox.close()
 
@@ -393,72 +370,12 @@ class Master:
     def _exit(self, command: words.Exit) -> None:
         self._status = command.status
 
-    # ---- two masters ----
-
-    def _say(self, command: handover.Say) -> None:
-        if self.peer is None:
-            return
-        fds: list[int] = []
-        if command.word == "forked":
-            fds = [self.workers[command.facts[0]].pidfd]
-        elif command.word in ("router", "prepared") and self.router is not None:
-            fds = [self.router.pidfd]
-        elif command.word == "offered" and self._spill_fd >= 0:
-            fds = [self._spill_fd]
-        self.peer.say(command.word, command.facts, fds)
-        if command.word == "stable" and self._pidfile is not None:
-            self._pidfile.write()
-
     def _exec_new(self, _: handover.ExecNew) -> None:
-        if self._pidfile is not None:
-            self._pidfile.step_aside()
         self.hooks.call_safely("pre_exec", server=self._facts())
-        try:
-            self.peer = upgrade.execute(
-                self.estate.segment,
-                self.estate.eventfds,
-                self.estate.listeners,
-                {"inboxes": [fd for inbox in self.estate.inboxes for fd in (inbox.read, inbox.write)]},
-                self._notifier.environment,
-            )
-        except OSError as error:
-            log.error("upgrade: the new master cannot be forked: %s", error)
-            self._queue.append(handover.PeerDied(1))
+        self._other.execute(self._notifier.environment)
 
-    def _restore(self, _: handover.Restore) -> None:
-        if self._pidfile is not None:
-            if self.life.new is not None and self.life.old is None:
-                self._pidfile.write()
-            else:
-                self._pidfile.step_back()
-        if self.life.routes:
-            self._control.publish()
-        self._close_spill()
-
-    def _close_spill(self) -> None:
-        if self._spill_fd >= 0:
-            os.close(self._spill_fd)
-            self._spill_fd = -1
-
-    def _park_router(self, _: handover.ParkRouter) -> None:
-        if self.router is None or not self.router.send(b"park"):
-            log.warning("upgrade: the router is not there to be parked")
-
-    def _go_router(self, _: handover.GoRouter) -> None:
-        if self.router is not None:
-            self.router.send_fds(b"go", [self._spill_fd] if self._spill_fd >= 0 else [])
-        self._control.publish()
-        self._close_spill()
-
-    def _set_role(self, command: handover.SetRole) -> None:
-        expect = None if command.expect is None else int(command.expect)
-        won = self.estate.segment.set_owner(int(command.role), expect)
-        if command.expect is not None:
-            self._queue.append(handover.RoleAnswer(won))
-
-    def _end_peer(self, command: handover.EndPeer) -> None:
-        if self.peer is not None:
-            self.peer.end(command.master)
+    def _hand_over(self, command: handover.Command) -> None:
+        self._other.carry_out(command)
 
     # ---- the end ----
 
@@ -510,11 +427,11 @@ _CARRY_OUT: dict[type, Callable[..., None]] = {
     words.Report: Master._report,
     words.Notify: Master._notify,
     words.Exit: Master._exit,
-    handover.Say: Master._say,
+    handover.Say: Master._hand_over,
     handover.ExecNew: Master._exec_new,
-    handover.Restore: Master._restore,
-    handover.ParkRouter: Master._park_router,
-    handover.GoRouter: Master._go_router,
-    handover.SetRole: Master._set_role,
-    handover.EndPeer: Master._end_peer,
+    handover.Restore: Master._hand_over,
+    handover.ParkRouter: Master._hand_over,
+    handover.GoRouter: Master._hand_over,
+    handover.SetRole: Master._hand_over,
+    handover.EndPeer: Master._hand_over,
 }

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import http.client
+import os
+import re
 import socket
 import threading
 import time
+from pathlib import Path
 from typing import Any, Callable
 
 from tests.server import DEADLINE, Server
@@ -129,3 +132,33 @@ def is_gone(pid: int) -> bool:
             return stat.read().rpartition(b")")[2].split()[0] in (b"Z", b"X")
     except OSError:
         return True
+
+
+def in_flight(server: Server, path: str) -> InBackground:
+    """A request on a connection that a worker has accepted before this returns."""
+    before = sum(connections(server))
+    request = InBackground(lambda: get(server.address, path))
+    server.wait(lambda: sum(connections(server)) > before)
+    return request
+
+
+def connections(server: Server) -> list[int]:
+    """Connected sockets by worker, as the kernel sees them."""
+    return [
+        sum(1 for fd in Path(f"/proc/{pid}/fd").iterdir() if is_connection(fd, server.address[1]))
+        for pid in server.workers.values()
+    ]
+
+
+def is_connection(fd: Path, port: int) -> bool:
+    try:
+        inode = re.fullmatch(r"socket:\[(\d+)\]", os.readlink(fd))
+    except OSError:
+        return False
+    if inode is None:
+        return False
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        words = line.split()
+        if words[9] == inode[1]:
+            return words[3] == "01" and int(words[1].partition(":")[2], 16) == port
+    return False

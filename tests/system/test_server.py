@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.server import ROOT, Server
-from tests.system.clients import InBackground, Stream, get, is_free, is_gone
+from tests.system.clients import Stream, get, in_flight, is_free, is_gone
 
 APP = "tests.system.app:app"
 
@@ -42,36 +42,6 @@ def router_pid(server: Server) -> int:
 
 def children(pid: int) -> set[int]:
     return {int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
-
-
-def in_flight(server: Server, path: str) -> InBackground:
-    """A request that has reached the application before this returns, as its stream's first line shows for streams."""
-    before = sum(connections(server))
-    request = InBackground(lambda: get(server.address, path))
-    server.wait(lambda: sum(connections(server)) > before)
-    return request
-
-
-def connections(server: Server) -> list[int]:
-    """Connected sockets by worker, as the kernel sees them."""
-    return [
-        sum(1 for fd in Path(f"/proc/{pid}/fd").iterdir() if is_connection(fd, server.address[1]))
-        for pid in server.workers.values()
-    ]
-
-
-def is_connection(fd: Path, port: int) -> bool:
-    try:
-        inode = re.fullmatch(r"socket:\[(\d+)\]", os.readlink(fd))
-    except OSError:
-        return False
-    if inode is None:
-        return False
-    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-        words = line.split()
-        if words[9] == inode[1]:
-            return words[3] == "01" and int(words[1].partition(":")[2], 16) == port
-    return False
 
 
 # ---- starting ----
