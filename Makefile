@@ -45,5 +45,11 @@ lint: build $(VENV)/.lint
 models:
 	docs/protocol/run_all.sh
 
+# The core under its C driver with every sanitizer.
+sanitize:
+	$(MAKE) -s -C tests/core/driver asan tsan OUT=$(CURDIR)/build/driver
+	build/driver/driver-asan
+	RING_RECORDS=2000000 build/driver/driver-tsan two_threads_pass_records_in_order_and_whole
+
 clean:
 	rm -rf build dist *.egg-info $(VENV) channels/core/native.c channels/core/*.so

@@ -188,8 +188,7 @@ int endpoint_next_direct(struct endpoint *self, uint32_t peer, struct record *he
     for (;;) {
         enum ring_status status = ring_peek(&in->ring, header, body);
         if (status == RING_OK && !is_plausible(self, in, peer, header)) {
-            in->ring.broken = true;
-            status = RING_BROKEN;
+            status = ring_break(&in->ring);
         }
         if (status == RING_BROKEN) {
             uint64_t now = segment_generation(self->segment, peer);
@@ -199,6 +198,7 @@ int endpoint_next_direct(struct endpoint *self, uint32_t peer, struct record *he
                 in->reported = false;
                 continue;
             }
+            ring_release(&in->ring); /* the router judges what stands at the head that it can see */
             endpoint_report(self, peer);
             return RING_BROKEN;
         }

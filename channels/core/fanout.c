@@ -35,13 +35,39 @@ static void spill(struct router *self, struct lane *lane, const struct record *h
     uint64_t bound = limits->spill_hard_bytes + (is_message(header) ? 0 : CONTROL_EXTRA_BYTES);
     if (after > bound || (too_long && is_message(header)) || !spill_put(store, header, body))
         lose(self, lane, header);
-    else
+    else {
         shared_add(&self->control->count.spilled, 1);
+        if (is_message(header))
+            self->shadow[header->row].waiting++;
+    }
     if (!lane->behind) {
         lane->behind = true;
         self->spilling++;
         shared_store(&segment_mark(self->segment, (uint32_t)(lane - self->lane))->spilled, 1);
     }
+}
+
+static void unspill(struct router *self, struct lane *lane) {
+    const struct record *record = spill_peek(&lane->spill);
+    if (is_message(record)) {
+        self->shadow[record->row].waiting--;
+        self->shadow[record->row].used_ns = self->now_ns;
+    }
+    spill_pop(&lane->spill);
+}
+
+bool fanout_row_is_awaited(const struct router *self, uint32_t row) {
+    if (self->shadow[row].waiting != 0)
+        return true;
+    for (uint32_t i = 0; self->spilling != 0 && i < self->live_count; i++) {
+        const struct spill *store = &self->lane[self->live[i]].spill;
+        for (uint32_t k = 0; k < store->note_count; k++)
+            if (store->notes[k].row == row)
+                return true;
+        if (store->notes_overflowed)
+            return true;
+    }
+    return false;
 }
 
 /* Behind the tail of the slot's ring, or behind what was spilled before it. */
@@ -51,7 +77,8 @@ static void put(struct router *self, struct lane *lane, const struct record *hea
         enum ring_status status = ring_claim(&lane->down, header->length, &place);
         if (__builtin_expect(status == RING_OK, 1)) {
             memcpy(place, header, sizeof *header);
-            memcpy(place + 1, body, header->length - sizeof *header);
+            if (header->length > sizeof *header)
+                memcpy(place + 1, body, header->length - sizeof *header);
             touch(self, lane);
             return;
         }
@@ -116,7 +143,7 @@ void fanout_stage(struct router *self, const struct record *header, const uint8_
         /* Everyone had left this row after the sender looked: whoever joined since, joined after it was sent. */
         shared_add(&self->control->count.stale, 1);
     }
-    self->staged_rows[self->staged] = header->row;
+    op->row[self->staged] = header->row;
     op->sequence[self->staged++] = sequence;
 }
 
@@ -152,7 +179,7 @@ void fanout_commit(struct router *self, uint32_t source, uint64_t end) {
         publish_touched(self, operation);
         for (uint32_t i = 0; i < self->staged; i++)
             if (op->sequence[i] != 0)
-                shared_store(&segment_row(self->segment, self->staged_rows[i])->sequence, op->sequence[i]);
+                shared_store(&segment_row(self->segment, op->row[i])->sequence, op->sequence[i]);
         self->staged = 0;
         self->staged_bytes = 0;
     }
@@ -208,10 +235,14 @@ static void tell_losses(struct router *self, uint32_t slot) {
     }
 }
 
+/* Its spill is empty.  What was lost is told before the mark goes, or a successor would not know that something was. */
 static void catch_up(struct router *self, uint32_t slot) {
-    self->lane[slot].behind = false;
+    struct lane *lane = &self->lane[slot];
+    lane->behind = false;
     self->spilling--;
-    shared_store(&segment_mark(self->segment, slot)->spilled, 0);
+    tell_losses(self, slot); /* may spill again, and is counted again then */
+    if (!lane->behind)
+        shared_store(&segment_mark(self->segment, slot)->spilled, 0);
 }
 
 bool fanout_flush(struct router *self) {
@@ -227,7 +258,7 @@ bool fanout_flush(struct router *self) {
             if (ring_claim(&lane->down, record->length, &place) != RING_OK)
                 break;
             memcpy(place, record, record->length);
-            spill_pop(&lane->spill);
+            unspill(self, lane);
             touch(self, lane);
             moved = true;
         }
@@ -238,7 +269,6 @@ bool fanout_flush(struct router *self) {
         if (lane->spill.first != NULL)
             continue;
         catch_up(self, slot);
-        tell_losses(self, slot); /* may spill again, and is counted again then */
     }
     return moved;
 }
@@ -248,12 +278,13 @@ void fanout_drop_spill(struct router *self, uint32_t slot) {
     if (!lane->behind)
         return;
     while (spill_peek(&lane->spill) != NULL) {
-        spill_pop(&lane->spill);
+        unspill(self, lane);
         shared_add(&self->control->count.dropped_dead, 1);
     }
     spill_clear(&lane->spill);
-    lane->resync_due = false;
-    catch_up(self, slot);
+    lane->resync_due = lane->behind = false;
+    self->spilling--;
+    shared_store(&segment_mark(self->segment, slot)->spilled, 0);
 }
 
 bool fanout_import(struct router *self, uint32_t slot, const uint8_t *data, uint64_t size) {
@@ -265,7 +296,8 @@ bool fanout_import(struct router *self, uint32_t slot, const uint8_t *data, uint
         memcpy(&header, data, sizeof header);
         uint64_t span = record_span(header.length);
         if (header.length < sizeof header || span > size || span > ring_record_max(lane->down.capacity) ||
-            header.type < RECORD_MESSAGE || header.type >= RECORD_ALERT || header.destination != lane->id)
+            header.type < RECORD_MESSAGE || header.type >= RECORD_ALERT || header.destination != lane->id ||
+            (is_message(&header) && header.row >= self->segment->at.rows))
             return false;
         spill(self, lane, &header, data + sizeof header);
         data += span;
@@ -303,8 +335,8 @@ void fanout_recover(struct router *self) {
         if (ring_peek(&up, &header, &body) != RING_OK)
             break;
         ring_advance(&up, &header);
-        if (op->sequence[i] == 0 || header.row >= segment->at.rows)
-            continue;
+        if (op->sequence[i] == 0 || header.row != op->row[i] || header.row >= segment->at.rows)
+            continue; /* the sender may have written over it; the log is the router's own */
         struct row *row = segment_row(segment, header.row);
         header.sequence = op->sequence[i];
         header.time_ns = self->now_real_ns;
@@ -319,10 +351,13 @@ void fanout_recover(struct router *self) {
         }
         if (shared_load(&row->sequence) < op->sequence[i])
             shared_store(&row->sequence, op->sequence[i]);
+        self->shadow[header.row].sequence = shared_load(&row->sequence);
     }
     publish_touched(self, operation);
     up.head = op->end;
     ring_release(&up);
+    struct ring_in *known = &self->lane[source].up; /* attached before the head went on */
+    known->head = known->released = known->tail_seen = op->end;
 }
 
 void fanout_notify(struct router *self) {

@@ -34,6 +34,8 @@ void fanout_control(struct router *self, uint32_t slot, struct record *header, c
 bool fanout_flush(struct router *self);
 /* Tell the slot what it lost, or may have lost: every channel it is in, up to the number given last. */
 void fanout_tell_all_gaps(struct router *self, uint32_t slot);
+/* Does a message of this row, or the news that one was lost, still wait in a spill? */
+bool fanout_row_is_awaited(const struct router *self, uint32_t row);
 void fanout_drop_spill(struct router *self, uint32_t slot);
 /* What a predecessor had spilled for this slot, in the form of spill_copy.  False: it cannot be that; what came before
  * stays. */

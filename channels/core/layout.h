@@ -146,13 +146,14 @@ struct op_log {                    /* prepared while the other one is current; s
     uint64_t begin, end;           /* positions in it that the operation consumes */
     uint64_t count;                /* records with a sequence number below */
     uint64_t sequence[OP_RECORDS]; /* 0: the record gets none */
+    uint32_t row[OP_RECORDS];      /* whose number that is */
 };
 
 struct fanout_mark {      /* per destination, HAZARDS 2.8 */
     shared64 tail_before; /* router; successor: tail before operation `operation` */
     shared64 operation;   /* router (release) after tail_before */
     shared64 spilled;     /* router: 1 while something for this slot is only in its private memory */
-    shared64 reserved;
+    shared64 quarantined; /* router; successor: the generation that broke the rules * 8 + enum quarantine_reason */
 };
 
 struct router_counters {
@@ -167,7 +168,8 @@ struct router_control {
     _Alignas(CONTROL_LINE) shared64 heartbeat_ns; /* router; supervisor: CLOCK_MONOTONIC */
     shared64 last_epoch;                          /* router; successor: the newest channel epoch given */
     _Alignas(CONTROL_LINE) shared64
-        prefix_lengths[4]; /* router; workers: bit n is set when a prefix of n bytes is joined */
+        prefix_lengths[4];  /* router; workers: bit n is set when a prefix of n bytes is joined */
+    shared64 index_version; /* router (release); workers (acquire): odd while entries of the index move */
     _Alignas(CONTROL_LINE) struct router_counters count; /* router; whoever looks */
 };
 
@@ -236,42 +238,25 @@ struct segment_header {
 /* ---- asserted, and summed up in one number that whoever maps the segment compares ---- */
 
 #define LAYOUT_MIX(hash, value) (((hash) ^ (uint64_t)(value)) * 0x100000001b3ull)
-#define LAYOUT_ID                                                                                                      \
-    LAYOUT_MIX(                                                                                                        \
-        LAYOUT_MIX(                                                                                                    \
-            LAYOUT_MIX(                                                                                                \
-                LAYOUT_MIX(                                                                                            \
-                    LAYOUT_MIX(                                                                                        \
-                        LAYOUT_MIX(                                                                                    \
-                            LAYOUT_MIX(                                                                                \
-                                LAYOUT_MIX(                                                                            \
-                                    LAYOUT_MIX(                                                                        \
-                                        LAYOUT_MIX(                                                                    \
-                                            LAYOUT_MIX(                                                                \
-                                                LAYOUT_MIX(                                                            \
-                                                    LAYOUT_MIX(                                                        \
-                                                        LAYOUT_MIX(                                                    \
-                                                            LAYOUT_MIX(                                                \
-                                                                LAYOUT_MIX(                                            \
-                                                                    LAYOUT_MIX(LAYOUT_MIX(0xcbf29ce484222325ull,       \
-                                                                                          LAYOUT_MAJOR),               \
-                                                                               sizeof(struct record)),                 \
-                                                                    offsetof(struct record, source)),                  \
-                                                                offsetof(struct record, sequence)),                    \
-                                                            offsetof(struct record, row)),                             \
-                                                        offsetof(struct record, time_ns)),                             \
-                                                    sizeof(struct producer_line)),                                     \
-                                                sizeof(struct consumer_line)),                                         \
-                                            sizeof(struct slot_entry)),                                                \
-                                        sizeof(struct op_log)),                                                        \
-                                    sizeof(struct fanout_mark)),                                                       \
-                                sizeof(struct router_control)),                                                        \
-                            offsetof(struct router_control, count)),                                                   \
-                        offsetof(struct row, words)),                                                                  \
-                    sizeof(struct worker_control)),                                                                    \
-                offsetof(struct worker_control, up)),                                                                  \
-            sizeof(struct segment_header)),                                                                            \
-        RECORD_TYPES * 65536u + SLOTS_MAX + REGION_ALIGN)
+#define LAYOUT_ID_A LAYOUT_MIX(LAYOUT_MIX(0xcbf29ce484222325ull, LAYOUT_MAJOR), sizeof(struct record))
+#define LAYOUT_ID_B                                                                                                    \
+    LAYOUT_MIX(LAYOUT_MIX(LAYOUT_ID_A, offsetof(struct record, source)), offsetof(struct record, sequence))
+#define LAYOUT_ID_C LAYOUT_MIX(LAYOUT_MIX(LAYOUT_ID_B, offsetof(struct record, row)), offsetof(struct record, time_ns))
+#define LAYOUT_ID_D LAYOUT_MIX(LAYOUT_MIX(LAYOUT_ID_C, sizeof(struct producer_line)), sizeof(struct consumer_line))
+#define LAYOUT_ID_E                                                                                                    \
+    LAYOUT_MIX(LAYOUT_MIX(LAYOUT_ID_D, sizeof(struct slot_entry)), offsetof(struct supervisor_region, slot))
+#define LAYOUT_ID_F LAYOUT_MIX(LAYOUT_MIX(LAYOUT_ID_E, sizeof(struct op_log)), offsetof(struct op_log, sequence))
+#define LAYOUT_ID_G                                                                                                    \
+    LAYOUT_MIX(LAYOUT_MIX(LAYOUT_ID_F, sizeof(struct fanout_mark)), offsetof(struct fanout_mark, quarantined))
+#define LAYOUT_ID_H                                                                                                    \
+    LAYOUT_MIX(LAYOUT_MIX(LAYOUT_ID_G, sizeof(struct router_control)), offsetof(struct router_control, op))
+#define LAYOUT_ID_I                                                                                                    \
+    LAYOUT_MIX(LAYOUT_MIX(LAYOUT_ID_H, offsetof(struct router_control, index_version)),                                \
+               offsetof(struct router_control, count))
+#define LAYOUT_ID_J LAYOUT_MIX(LAYOUT_MIX(LAYOUT_ID_I, offsetof(struct row, words)), sizeof(struct worker_control))
+#define LAYOUT_ID_K                                                                                                    \
+    LAYOUT_MIX(LAYOUT_MIX(LAYOUT_ID_J, offsetof(struct worker_control, up)), sizeof(struct segment_header))
+#define LAYOUT_ID LAYOUT_MIX(LAYOUT_ID_K, RECORD_TYPES * 65536u + SLOTS_MAX + REGION_ALIGN)
 
 _Static_assert(sizeof(struct record) == 48, "records are copied as three 16-byte units");
 _Static_assert(offsetof(struct record, source) == 8 && offsetof(struct record, destination) == 16, "record");

@@ -21,8 +21,7 @@ enum ring_status ring_refresh_tail(struct ring_in *self) {
         return RING_BROKEN;
     uint64_t tail = atomic_load_explicit(&self->theirs->tail, memory_order_acquire);
     if (tail < self->tail_seen || tail - self->head > self->capacity || !is_cursor(tail)) {
-        self->broken = true;
-        return RING_BROKEN;
+        return ring_break(self);
     }
     self->tail_seen = tail;
     return tail == self->head ? RING_EMPTY : RING_OK;
@@ -48,7 +47,7 @@ enum ring_status ring_in_restart(struct ring_in *self, uint64_t generation) {
     if (atomic_load_explicit(&self->theirs->start_generation, memory_order_acquire) != generation)
         return RING_EMPTY; /* the new producer is not there yet */
     uint64_t start = atomic_load_explicit(&self->theirs->start, memory_order_relaxed);
-    if (start < self->head || !is_cursor(start))
+    if (start <= self->head || !is_cursor(start))
         return RING_BROKEN;
     self->head = self->tail_seen = start;
     self->broken = false;

@@ -86,6 +86,14 @@ static inline void ring_rollback(struct ring_out *self) { self->tail = self->pub
 
 static inline uint64_t ring_used(const struct ring_out *self) { return self->tail - self->head_seen; }
 
+/* What was found there cannot be: nothing more is read of this ring.  An empty look-ahead sends every later peek to
+ * ring_refresh_tail, so that the common way need not ask. */
+static inline enum ring_status ring_break(struct ring_in *self) {
+    self->broken = true;
+    self->tail_seen = self->head;
+    return RING_BROKEN;
+}
+
 /* The next record: header copied once and checked; `*body` points into the ring until ring_release. */
 static inline enum ring_status ring_peek(struct ring_in *self, struct record *header, const uint8_t **body) {
     for (;;) {
@@ -116,8 +124,7 @@ static inline enum ring_status ring_peek(struct ring_in *self, struct record *he
         *body = place + sizeof *header;
         return RING_OK;
     }
-    self->broken = true;
-    return RING_BROKEN;
+    return ring_break(self);
 }
 
 static inline void ring_advance(struct ring_in *self, const struct record *header) {
@@ -132,7 +139,8 @@ static inline void ring_release(struct ring_in *self) {
 
 /* A producer that takes over cursors which its predecessor in the slot may have spoilt. */
 void ring_out_adopt(struct ring_out *self, uint64_t generation);
-/* A consumer whose producer's generation has changed: go to where that one began, if the ring is beyond repair. */
+/* A consumer that found its ring broken: go to where `generation` of the producer began.  RING_EMPTY: that one is not
+ * there yet.  RING_BROKEN: what is broken is not behind that place, so it is that generation's own work. */
 enum ring_status ring_in_restart(struct ring_in *self, uint64_t generation);
 
 #endif

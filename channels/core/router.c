@@ -1,4 +1,4 @@
-/* The turn, the table's changes, the arrival and burial of workers.  See router.h. */
+/* The turn, the arrival and burial of workers.  See router.h. */
 #define _GNU_SOURCE
 #include "router.h"
 
@@ -8,10 +8,10 @@
 #include <time.h>
 
 #include "fanout.h"
+#include "membership.h"
 
 #define STAGED_BYTES_MAX (32u * 1024u) /* a batch is visible to its readers at the latest after this much */
 #define SCAN_EVERY 64u                 /* turns between two looks for workers that attached without ringing */
-#define EVICT_LOOKS 4096u
 #define EVENTS_SPARE (SLOTS_MAX + 8u)
 
 uint64_t router_clock_ns(int clock) {
@@ -22,7 +22,7 @@ uint64_t router_clock_ns(int clock) {
 
 /* ---- events ---- */
 
-static void tell(struct router *self, uint32_t type, uint32_t slot, uint64_t generation, uint64_t detail) {
+void router_tell(struct router *self, uint32_t type, uint32_t slot, uint64_t generation, uint64_t detail) {
     if (self->event_count == ROUTER_EVENTS)
         return; /* the turn stops long before */
     uint32_t at = (self->event_head + self->event_count++) % ROUTER_EVENTS;
@@ -38,287 +38,15 @@ bool router_next_event(struct router *self, struct router_event *event) {
     return true;
 }
 
-static void quarantine(struct router *self, uint32_t slot, enum quarantine_reason reason) {
+void router_quarantine(struct router *self, uint32_t slot, enum quarantine_reason reason) {
     struct lane *lane = &self->lane[slot];
     if (lane->quarantined)
         return;
     lane->quarantined = true;
+    /* Before the bytes that show it are given back: a successor would not see them. */
+    shared_store(&segment_mark(self->segment, slot)->quarantined, lane->generation * 8 + reason);
     shared_add(&self->control->count.quarantined, 1);
-    tell(self, EVENT_QUARANTINE, slot, lane->generation, reason);
-}
-
-/* ---- rows ---- */
-
-static void note_row(struct router *self, uint32_t row) {
-    if (!self->journal_on || self->journal_lost)
-        return;
-    if (self->journal_count == self->journal_capacity) {
-        uint32_t capacity = self->journal_capacity == 0 ? 1024 : self->journal_capacity * 2;
-        uint32_t *grown = capacity > 1u << 20 ? NULL : realloc(self->journal, capacity * sizeof *grown);
-        if (grown == NULL) {
-            self->journal_lost = true;
-            return;
-        }
-        self->journal = grown;
-        self->journal_capacity = capacity;
-    }
-    self->journal[self->journal_count++] = row;
-}
-
-static void free_row(struct router *self, uint32_t row) {
-    table_free(&self->table, row);
-    note_row(self, row);
-    shared_store(&self->control->count.rows_used, self->table.used);
-}
-
-static void free_if_empty(struct router *self, uint32_t row) {
-    if (table_is_used(&self->table, row) && table_is_empty(&self->table, row))
-        free_row(self, row);
-}
-
-/* A row that only prefixes keep, unused for so long that no worker can still be in the middle of a send to it. */
-static bool evict(struct router *self) {
-    uint64_t oldest = self->now_ns;
-    for (uint32_t i = 0; i < self->live_count; i++) {
-        uint64_t beat = shared_load(&segment_worker(self->segment, self->live[i])->heartbeat_ns);
-        oldest = beat < oldest ? beat : oldest;
-    }
-    uint32_t words = self->segment->at.slot_words;
-    for (uint32_t i = 0; i < EVICT_LOOKS && i < self->segment->at.rows; i++) {
-        uint32_t number = self->evict_hand;
-        self->evict_hand = (number + 1) % self->segment->at.rows;
-        if (!table_is_used(&self->table, number) || table_is_prefix(&self->table, number) ||
-            self->shadow[number].used_ns + self->limits.row_idle_ns > oldest)
-            continue;
-        uint64_t exact = 0;
-        for (uint32_t w = 0; w < words; w++)
-            exact |= shared_load(&segment_row(self->segment, number)->words[words + w]);
-        if (exact != 0)
-            continue;
-        for (uint32_t slot = 1; slot < self->segment->at.slots; slot++)
-            if (self->lane[slot].member != NULL)
-                self->lane[slot].member[number / 64] &= ~(1ull << (number % 64));
-        free_row(self, number);
-        return true;
-    }
-    return false;
-}
-
-static uint32_t make_row(struct router *self, const uint8_t *name, size_t length, bool prefix) {
-    uint64_t epoch = shared_load(&self->control->last_epoch) + 1;
-    if (epoch < self->now_real_ns / 1000)
-        epoch = self->now_real_ns / 1000;
-    shared_store(&self->control->last_epoch, epoch);
-    uint32_t row = ROW_NONE;
-    if (table_make(&self->table, name, length, prefix, epoch, &row) != TABLE_OK &&
-        (!evict(self) || table_make(&self->table, name, length, prefix, epoch, &row) != TABLE_OK)) {
-        shared_add(&self->control->count.table_full, 1);
-        return ROW_NONE;
-    }
-    self->shadow[row] = (struct row_shadow){0, self->now_ns};
-    for (uint32_t i = 0; i < self->live_count; i++) /* who is in it already by a prefix */
-        if (bit_get(segment_row(self->segment, row)->words, self->live[i]))
-            self->lane[self->live[i]].member[row / 64] |= 1ull << (row % 64);
-    note_row(self, row);
-    shared_store(&self->control->count.rows_used, self->table.used);
-    return row;
-}
-
-static void enter_row(struct router *self, uint32_t slot, uint32_t number, bool exact) {
-    struct row *row = segment_row(self->segment, number);
-    if (exact)
-        bit_set(row_exact(self->segment, row), slot);
-    self->lane[slot].member[number / 64] |= 1ull << (number % 64);
-    /* Release: who sees the bit sees the row that it is in. */
-    shared64 *word = &row->words[slot / 64];
-    atomic_store_explicit(word, shared_load(word) | 1ull << (slot % 64), memory_order_release);
-}
-
-static void leave_row(struct router *self, uint32_t slot, uint32_t number) {
-    struct row *row = segment_row(self->segment, number);
-    bit_clear(row->words, slot);
-    bit_clear(row_exact(self->segment, row), slot);
-    self->lane[slot].member[number / 64] &= ~(1ull << (number % 64));
-    free_if_empty(self, number);
-}
-
-/* Does the slot stay in the row because of a prefix? */
-static bool has_prefix(const struct router *self, uint32_t slot, uint32_t number) {
-    uint32_t length;
-    const uint8_t *name = table_row_name(&self->table, number, &length);
-    for (uint32_t part = 0; part <= length; part++) {
-        if (self->table.prefixes[part] == 0)
-            continue;
-        uint32_t prefix = table_find(&self->table, name, part, true);
-        if (prefix != ROW_NONE && bit_get(segment_row(self->segment, prefix)->words, slot))
-            return true;
-    }
-    return false;
-}
-
-/* ---- what workers ask for; each may be done twice ---- */
-
-static void answer(struct router *self, uint32_t slot, const struct record *asked, uint64_t status, uint32_t number) {
-    struct joined_payload payload = {asked->sequence, status};
-    struct record joined = {.length = sizeof joined + sizeof payload,
-                            .type = RECORD_JOINED,
-                            .flags = asked->flags,
-                            .source = WORKER_ID(ROUTER_SLOT, 1)};
-    joined.row = number;
-    if (number != ROW_NONE) {
-        const struct row *row = segment_row(self->segment, number);
-        joined.sequence = self->shadow[number].sequence;
-        joined.row_generation = row_generation(shared_load(&row->version));
-        joined.time_ns = shared_load(&row->epoch);
-    }
-    fanout_control(self, slot, &joined, &payload);
-}
-
-static void join(struct router *self, uint32_t slot, const struct record *header, const uint8_t *name, size_t length) {
-    if (!table_name_ok(name, length)) {
-        answer(self, slot, header, JOIN_BAD_NAME, ROW_NONE);
-        return;
-    }
-    uint32_t row = table_find(&self->table, name, length, false);
-    if (row == ROW_NONE)
-        row = make_row(self, name, length, false);
-    if (row == ROW_NONE) {
-        answer(self, slot, header, JOIN_TABLE_FULL, ROW_NONE);
-        return;
-    }
-    if ((header->flags & FLAG_OPEN) != 0) {
-        bool nobody = table_is_empty(&self->table, row);
-        answer(self, slot, header, nobody ? JOIN_NOBODY : JOIN_OK, nobody ? ROW_NONE : row);
-        free_if_empty(self, row);
-        return;
-    }
-    enter_row(self, slot, row, true);
-    answer(self, slot, header, JOIN_OK, row);
-}
-
-static void leave(struct router *self, uint32_t slot, const uint8_t *name, size_t length) {
-    uint32_t row = table_find(&self->table, name, length, false);
-    if (row == ROW_NONE)
-        return;
-    if (has_prefix(self, slot, row)) {
-        bit_clear(row_exact(self->segment, segment_row(self->segment, row)), slot);
-        return;
-    }
-    leave_row(self, slot, row);
-}
-
-/* Is the ring that a worker complains of broken indeed?  The word of one worker alone must not end another. */
-static bool direct_is_broken(const struct router *self, uint32_t from, uint32_t to) {
-    struct producer_line *tail = segment_direct_tail(self->segment, from, to);
-    struct ring_in ring = {.data = segment_direct_data(self->segment, from, to),
-                           .capacity = self->segment->at.direct_bytes,
-                           .theirs = tail};
-    ring.head = ring.tail_seen =
-        atomic_load_explicit(&segment_direct_head(self->segment, from, to)->head, memory_order_acquire);
-    if (ring.head % RECORD_ALIGN != 0)
-        return false;
-    struct record header;
-    const uint8_t *body;
-    enum ring_status status = ring_peek(&ring, &header, &body);
-    return status == RING_BROKEN ||
-           (status == RING_OK && (WORKER_SLOT(header.source) != from || header.type < RECORD_ALERT ||
-                                  header.type >= RECORD_TYPES || (header.flags & ~FLAGS_KNOWN) != 0));
-}
-
-static void report(struct router *self, uint32_t slot, worker_id accused) {
-    uint32_t other = WORKER_SLOT(accused);
-    if (other == ROUTER_SLOT || other >= self->segment->at.slots || other == slot || !self->lane[other].attached ||
-        self->lane[other].generation != WORKER_GENERATION(accused))
-        return;
-    if (direct_is_broken(self, other, slot))
-        quarantine(self, other, BROKEN_DIRECT);
-}
-
-/* One record that is not a message.  False: it stays first in its ring, an event says why. */
-static bool control(struct router *self, uint32_t slot, const struct record *header, const uint8_t *body) {
-    struct lane *lane = &self->lane[slot];
-    uint8_t name[NAME_MAX_BYTES + 1];
-    size_t length = header->length - sizeof *header;
-    if (header->type == RECORD_REPORT) {
-        report(self, slot, header->destination);
-        return true;
-    }
-    if ((header->type != RECORD_JOIN && header->type != RECORD_LEAVE) || length > NAME_MAX_BYTES) {
-        quarantine(self, slot, BROKEN_RECORD);
-        return false;
-    }
-    if (lane->dying)
-        return true;
-    if ((header->flags & FLAG_PREFIX) != 0) {
-        lane->pending_prefix = true;
-        tell(self, EVENT_PREFIX, slot, lane->generation, 0);
-        return false;
-    }
-    memcpy(name, body, length); /* once: what is checked is what is used */
-    if (header->type == RECORD_JOIN)
-        join(self, slot, header, name, length);
-    else
-        leave(self, slot, name, length);
-    return true;
-}
-
-bool router_prefix_pending(struct router *self, uint32_t slot, uint8_t *name, uint32_t *length, bool *is_leave) {
-    struct lane *lane = &self->lane[slot];
-    struct record header;
-    const uint8_t *body;
-    if (!lane->attached || !lane->pending_prefix || ring_peek(&lane->up, &header, &body) != RING_OK ||
-        header.length - sizeof header > NAME_MAX_BYTES)
-        return false;
-    *length = (uint32_t)(header.length - sizeof header);
-    memcpy(name, body, *length);
-    *is_leave = header.type == RECORD_LEAVE;
-    return true;
-}
-
-static bool row_matches(const struct router *self, uint32_t number, const uint8_t *prefix, uint32_t length) {
-    if (number >= self->segment->at.rows || !table_is_used(&self->table, number) ||
-        table_is_prefix(&self->table, number))
-        return false;
-    uint32_t name_length;
-    const uint8_t *name = table_row_name(&self->table, number, &name_length);
-    return name_length >= length && memcmp(name, prefix, length) == 0;
-}
-
-void router_prefix(struct router *self, uint32_t slot, const uint32_t *rows, uint32_t count) {
-    struct lane *lane = &self->lane[slot];
-    uint8_t name[NAME_MAX_BYTES + 1];
-    uint32_t length;
-    bool is_leave;
-    struct record header;
-    const uint8_t *body;
-    if (!router_prefix_pending(self, slot, name, &length, &is_leave) || ring_peek(&lane->up, &header, &body) != RING_OK)
-        return;
-    uint32_t row = table_find(&self->table, name, length, true);
-    if (is_leave) {
-        if (row != ROW_NONE)
-            leave_row(self, slot, row);
-        for (uint32_t i = 0; i < count; i++)
-            if (row_matches(self, rows[i], name, length) &&
-                !bit_get(row_exact(self->segment, segment_row(self->segment, rows[i])), slot) &&
-                !has_prefix(self, slot, rows[i]))
-                leave_row(self, slot, rows[i]);
-    } else if (length != 0 && !table_name_ok(name, length)) {
-        answer(self, slot, &header, JOIN_BAD_NAME, ROW_NONE);
-    } else {
-        if (row == ROW_NONE)
-            row = make_row(self, name, length, true);
-        if (row != ROW_NONE) {
-            enter_row(self, slot, row, true); /* first: rows that are made from here on inherit it */
-            for (uint32_t i = 0; i < count; i++)
-                if (row_matches(self, rows[i], name, length))
-                    enter_row(self, slot, rows[i], false);
-        }
-        answer(self, slot, &header, row == ROW_NONE ? JOIN_TABLE_FULL : JOIN_OK, row);
-    }
-    lane->pending_prefix = false;
-    ring_advance(&lane->up, &header);
-    fanout_commit(self, slot, lane->up.head);
-    fanout_notify(self);
+    router_tell(self, EVENT_QUARANTINE, slot, lane->generation, reason);
 }
 
 /* ---- the turn ---- */
@@ -338,16 +66,16 @@ static uint64_t drain(struct router *self, uint32_t slot, uint64_t records_max, 
         if (status == RING_EMPTY)
             break;
         if (status != RING_OK) {
-            quarantine(self, slot, BROKEN_RING);
+            router_quarantine(self, slot, BROKEN_RING);
             break;
         }
         if (!is_from(&header, slot, lane->generation)) {
-            quarantine(self, slot, BROKEN_SOURCE);
+            router_quarantine(self, slot, BROKEN_SOURCE);
             break;
         }
         if ((header.flags & ~FLAGS_KNOWN) != 0 || header.name_length > header.length - sizeof header ||
             ((header.flags & FLAG_LARGE) != 0 && header.length != sizeof header + sizeof(struct large_payload))) {
-            quarantine(self, slot, BROKEN_RECORD);
+            router_quarantine(self, slot, BROKEN_RECORD);
             break;
         }
         if (__builtin_expect(header.type == RECORD_MESSAGE, 1)) {
@@ -361,7 +89,7 @@ static uint64_t drain(struct router *self, uint32_t slot, uint64_t records_max, 
             continue;
         }
         fanout_commit(self, slot, up->head);
-        if (!control(self, slot, &header, body))
+        if (!membership_control(self, slot, &header, body))
             break;
         ring_advance(up, &header);
         fanout_commit(self, slot, up->head);
@@ -412,9 +140,14 @@ static bool attach(struct router *self, uint32_t slot, uint64_t generation) {
     lane->attached = true;
     lane->quarantined = lane->pending_prefix = lane->resync_due = lane->dying = false;
     self->live[self->live_count++] = slot;
-    tell(self, EVENT_ATTACHED, slot, generation, 0);
+    router_tell(self, EVENT_ATTACHED, slot, generation, 0);
+    uint64_t found = shared_load(&segment_mark(segment, slot)->quarantined);
+    if (found / 8 == generation) { /* by a predecessor, whose word may have been lost */
+        lane->quarantined = true;
+        router_tell(self, EVENT_QUARANTINE, slot, generation, found % 8);
+    }
     if (ring_refresh_head(&lane->down) != RING_OK)
-        quarantine(self, slot, BROKEN_HEAD);
+        router_quarantine(self, slot, BROKEN_HEAD);
     return true;
 }
 
@@ -436,18 +169,25 @@ static void introduce(struct router *self, uint32_t newcomer) {
     }
 }
 
-static void scan(struct router *self) {
+/* Returns how many were attached before; the new ones stand behind them in `live`. */
+static uint32_t find_attached(struct router *self) {
+    uint32_t known = self->live_count;
     self->since_scan = 0;
     for (uint32_t slot = 1; slot < self->segment->at.slots; slot++) {
         struct lane *lane = &self->lane[slot];
         if (lane->attached)
             continue;
         uint64_t generation = segment_generation(self->segment, slot);
-        if (generation != lane->buried && segment_attached(self->segment, slot, generation) &&
-            attach(self, slot, generation)) {
-            announce(self, slot, generation, RECORD_HERE);
-            introduce(self, slot);
-        }
+        if (generation != lane->buried && segment_attached(self->segment, slot, generation))
+            (void)attach(self, slot, generation);
+    }
+    return known;
+}
+
+static void scan(struct router *self) {
+    for (uint32_t i = find_attached(self); i < self->live_count; i++) {
+        announce(self, self->live[i], self->lane[self->live[i]].generation, RECORD_HERE);
+        introduce(self, self->live[i]);
     }
 }
 
@@ -456,6 +196,8 @@ uint64_t router_turn(struct router *self, uint64_t now_ns, uint64_t now_real_ns,
     self->now_real_ns = now_real_ns;
     self->deliveries = 0;
     *more = false;
+    if (self->sweep_due)
+        membership_sweep(self);
     if (++self->since_scan >= SCAN_EVERY)
         scan(self);
     if (self->spilling != 0 && fanout_flush(self))
@@ -470,7 +212,7 @@ uint64_t router_turn(struct router *self, uint64_t now_ns, uint64_t now_real_ns,
         uint32_t slot = self->live[(self->next + i) % self->live_count];
         struct lane *lane = &self->lane[slot];
         if (lane->down.broken)
-            quarantine(self, slot, BROKEN_HEAD);
+            router_quarantine(self, slot, BROKEN_HEAD);
         if (lane->quarantined || lane->pending_prefix)
             continue;
         uint64_t taken = drain(self, slot, self->limits.turn_records, self->limits.turn_bytes);
@@ -543,13 +285,23 @@ void router_awake(struct router *self) {
 
 /* ---- burial, opening, closing ---- */
 
+/* From the bitmaps: the rows that this slot is in. */
+static void restore_members(struct router *self, uint32_t slot) {
+    for (uint32_t row = 0; row < self->segment->at.rows; row++)
+        if (table_is_used(&self->table, row) &&
+            (bit_get(segment_row(self->segment, row)->words, slot) ||
+             bit_get(row_exact(self->segment, segment_row(self->segment, row)), slot)))
+            self->lane[slot].member[row / 64] |= 1ull << (row % 64);
+}
+
 void router_bury(struct router *self, uint32_t slot, uint64_t generation) {
     if (slot == ROUTER_SLOT || slot >= self->segment->at.slots || self->lane[slot].buried == generation)
         return;
     struct lane *lane = &self->lane[slot];
     if (!lane->attached &&
-        atomic_load_explicit(&segment_worker(self->segment, slot)->attached, memory_order_acquire) == generation)
-        (void)attach(self, slot, generation); /* it lived too briefly for a scan to see it */
+        atomic_load_explicit(&segment_worker(self->segment, slot)->attached, memory_order_acquire) == generation &&
+        attach(self, slot, generation)) /* it lived too briefly for a scan, or died before this router began */
+        restore_members(self, slot);
     if (lane->attached && lane->generation == generation) {
         lane->dying = true;
         lane->pending_prefix = false;
@@ -557,7 +309,7 @@ void router_bury(struct router *self, uint32_t slot, uint64_t generation) {
             ;
         for (uint32_t word = 0; word * 64 < self->segment->at.rows; word++)
             for (uint64_t bits = lane->member[word]; bits != 0; bits &= bits - 1)
-                leave_row(self, slot, word * 64 + (uint32_t)__builtin_ctzll(bits));
+                membership_end(self, slot, word * 64 + (uint32_t)__builtin_ctzll(bits));
         lane->attached = false;
         uint32_t kept = 0;
         for (uint32_t i = 0; i < self->live_count; i++)
@@ -568,6 +320,7 @@ void router_bury(struct router *self, uint32_t slot, uint64_t generation) {
         free(lane->member);
         lane->member = NULL;
     }
+    shared_store(&segment_mark(self->segment, slot)->spilled, 0);
     lane->buried = generation;
     announce(self, slot, generation, RECORD_GONE); /* behind everything that it said */
     fanout_notify(self);
@@ -576,21 +329,6 @@ void router_bury(struct router *self, uint32_t slot, uint64_t generation) {
         shared_add(&self->control->count.kicks, 1);
     }
     notify_clear(self->eventfds[slot]);
-}
-
-static void restore_members(struct router *self) {
-    for (uint32_t row = 0; row < self->segment->at.rows; row++) {
-        if (!table_is_used(&self->table, row))
-            continue;
-        struct row *at = segment_row(self->segment, row);
-        self->shadow[row] = (struct row_shadow){shared_load(&at->sequence), self->now_ns};
-        for (uint32_t i = 0; i < self->segment->at.slot_words; i++)
-            for (uint64_t bits = shared_load(&at->words[i]); bits != 0; bits &= bits - 1) {
-                struct lane *lane = &self->lane[i * 64 + (uint32_t)__builtin_ctzll(bits)];
-                if (lane->member != NULL)
-                    lane->member[row / 64] |= 1ull << (row % 64);
-            }
-    }
 }
 
 bool router_open(struct router *self, const struct segment *segment, const int *eventfds,
@@ -608,18 +346,30 @@ bool router_open(struct router *self, const struct segment *segment, const int *
         return false;
     }
     shared_store(&self->control->count.rows_used, self->table.used);
-    scan(self);
-    bool had_predecessor = shared_load(&self->control->heartbeat_ns) != 0;
+    for (uint32_t row = 0; row < segment->at.rows; row++)
+        self->shadow[row] = (struct row_shadow){shared_load(&segment_row(segment, row)->sequence), now_ns, 0};
+    /* Nothing may be put into a ring before the open operation is finished: its marks tell by the tails who has got it.
+     */
+    (void)find_attached(self);
+    for (uint32_t i = 0; i < self->live_count; i++)
+        restore_members(self, self->live[i]);
     fanout_recover(self);
-    restore_members(self);
-    for (uint32_t i = 0; had_predecessor && i < self->live_count; i++) {
+    bool had_predecessor = shared_load(&self->control->heartbeat_ns) != 0;
+    for (uint32_t i = 0; i < self->live_count; i++) {
         uint32_t slot = self->live[i];
-        if (shared_load(&segment_mark(segment, slot)->spilled) != 0 && (imports == NULL || !imports[slot]))
+        announce(self, slot, self->lane[slot].generation, RECORD_HERE);
+        if (!had_predecessor)
+            continue;
+        if (shared_load(&segment_mark(segment, slot)->spilled) != 0 && (imports == NULL || !imports[slot])) {
             fanout_tell_all_gaps(self, slot);
+            if (!self->lane[slot].behind)
+                shared_store(&segment_mark(segment, slot)->spilled, 0);
+        }
         struct record again = {.length = sizeof again, .type = RECORD_RESYNC, .source = WORKER_ID(ROUTER_SLOT, 1)};
         fanout_control(self, slot, &again, NULL);
         notify_write(eventfds[slot]);
     }
+    self->sweep_due = had_predecessor;
     fanout_notify(self);
     shared_store(&self->control->heartbeat_ns, now_ns);
     router_awake(self);

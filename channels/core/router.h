@@ -62,6 +62,7 @@ struct lane { /* the router's private side of one slot */
 struct row_shadow {
     uint64_t sequence; /* ahead of the row's while a batch is staged */
     uint64_t used_ns;
+    uint32_t waiting; /* messages of it that wait in a spill */
 };
 
 struct router {
@@ -78,8 +79,6 @@ struct router {
     struct row_shadow *shadow;
     uint64_t now_ns, now_real_ns; /* of this turn: CLOCK_MONOTONIC, CLOCK_REALTIME */
     uint32_t staged;              /* records in the operation being prepared */
-    uint32_t staged_rows[OP_RECORDS];
-    uint64_t staged_begin;
     uint64_t staged_bytes;
     uint64_t deliveries; /* in this turn */
     uint32_t touched[SLOTS_MAX];
@@ -91,6 +90,7 @@ struct router {
     uint32_t *journal; /* rows made or freed since the last look, when somebody wants to know */
     uint32_t journal_count, journal_capacity;
     bool journal_on, journal_lost;
+    bool sweep_due; /* a predecessor may have died between emptying a row and freeing it */
 };
 
 /* Maps nothing: `segment` has been entered in the router's role.  Finishes what a predecessor had begun, tells every

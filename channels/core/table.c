@@ -6,12 +6,12 @@
 
 #include "utf8.h"
 
-/* An index entry: the upper half of the hash, then row + 2; so 0 is empty and 1 is a grave. */
+/* An index entry: the upper half of the hash, then row + 1; so 0 is empty.  A removed entry leaves no trace: those
+ * behind it move up (Knuth, The Art of Computer Programming 3, 6.4, algorithm R), or graves would fill the index. */
 #define ENTRY_EMPTY 0ull
-#define ENTRY_GRAVE 1ull
-#define ENTRY(hash, row) (((hash)&0xffffffff00000000ull) | ((uint64_t)(row) + 2))
-#define ENTRY_ROW(entry) ((uint32_t)(entry)-2)
-#define ENTRY_MATCHES(entry, hash) (((entry) ^ (hash)) >> 32 == 0 && (uint32_t)(entry) >= 2)
+#define ENTRY(hash, row) (((hash)&0xffffffff00000000ull) | ((uint64_t)(row) + 1))
+#define ENTRY_ROW(entry) ((uint32_t)(entry)-1)
+#define ENTRY_MATCHES(entry, hash) (((entry) ^ (hash)) >> 32 == 0 && (entry) != ENTRY_EMPTY)
 
 static uint64_t load(const shared64 *word) { return atomic_load_explicit(word, memory_order_relaxed); }
 static void store(shared64 *word, uint64_t value) { atomic_store_explicit(word, value, memory_order_relaxed); }
@@ -104,9 +104,8 @@ static enum table_status read_name(const struct segment *segment, uint32_t row_n
     return TABLE_BUSY;
 }
 
-/* TABLE_ABSENT is certain: rows never move, and a name is entered before its join is answered. */
-static enum table_status look(const struct segment *segment, const uint8_t *name, size_t length, uint64_t hash,
-                              bool prefix, uint32_t *row_number, uint64_t *version) {
+static enum table_status probe(const struct segment *segment, const uint8_t *name, size_t length, uint64_t hash,
+                               bool prefix, uint32_t *row_number, uint64_t *version) {
     const shared64 *index = segment_index(segment);
     uint32_t mask = segment->at.index_entries - 1;
     for (uint32_t i = 0, at = (uint32_t)hash & mask; i <= mask; i++, at = (at + 1) & mask) {
@@ -128,6 +127,22 @@ static enum table_status look(const struct segment *segment, const uint8_t *name
         }
     }
     return TABLE_ABSENT;
+}
+
+/* TABLE_ABSENT is certain: no entry moved meanwhile, and a name is entered before its join is answered. */
+static enum table_status look(const struct segment *segment, const uint8_t *name, size_t length, uint64_t hash,
+                              bool prefix, uint32_t *row_number, uint64_t *version) {
+    const shared64 *moves = &segment_router(segment)->index_version;
+    for (int i = 0; i < TABLE_TRIES; i++) {
+        uint64_t before = atomic_load_explicit(moves, memory_order_acquire);
+        enum table_status status = probe(segment, name, length, hash, prefix, row_number, version);
+        if (status != TABLE_ABSENT)
+            return status;
+        atomic_thread_fence(memory_order_acquire);
+        if ((before & 1) == 0 && load(moves) == before)
+            return TABLE_ABSENT;
+    }
+    return TABLE_BUSY;
 }
 
 static bool prefix_length_used(const struct router_control *router, size_t length) {
@@ -247,22 +262,69 @@ static void index_insert(const struct table *self, uint64_t hash, uint32_t row_n
     shared64 *index = segment_index(self->segment);
     uint32_t mask = self->segment->at.index_entries - 1;
     uint32_t at = (uint32_t)hash & mask;
-    while (load(&index[at]) > ENTRY_GRAVE)
+    while (load(&index[at]) != ENTRY_EMPTY)
         at = (at + 1) & mask;
     atomic_store_explicit(&index[at], ENTRY(hash, row_number), memory_order_release);
 }
 
-static void index_remove(const struct table *self, uint32_t at) {
+/* Until index_settle, who does not find a name looks again. */
+static void index_unsettle(const struct table *self) {
+    shared64 *version = &segment_router(self->segment)->index_version;
+    store(version, load(version) | 1);
+    atomic_thread_fence(memory_order_release);
+}
+
+static void index_settle(const struct table *self) {
+    shared64 *version = &segment_router(self->segment)->index_version;
+    atomic_store_explicit(version, load(version) + 1, memory_order_release);
+}
+
+static void index_remove(const struct table *self, uint32_t gap) {
     shared64 *index = segment_index(self->segment);
     uint32_t mask = self->segment->at.index_entries - 1;
-    store(&index[at], ENTRY_GRAVE);
-    if (load(&index[(at + 1) & mask]) != ENTRY_EMPTY)
-        return;
-    /* Nothing stands behind: this grave and those right before it lead nowhere. */
-    while (load(&index[at]) == ENTRY_GRAVE) {
-        store(&index[at], ENTRY_EMPTY);
-        at = (at - 1) & mask;
+    index_unsettle(self);
+    for (uint32_t at = (gap + 1) & mask;; at = (at + 1) & mask) {
+        uint64_t entry = load(&index[at]);
+        if (entry == ENTRY_EMPTY)
+            break;
+        uint32_t home = (uint32_t)load(&segment_row(self->segment, ENTRY_ROW(entry))->hash) & mask;
+        if (((at - home) & mask) < ((at - gap) & mask))
+            continue; /* its search begins behind the gap */
+        store(&index[gap], entry);
+        gap = at;
     }
+    store(&index[gap], ENTRY_EMPTY);
+    index_settle(self);
+}
+
+static void index_rebuild(const struct table *self) {
+    shared64 *index = segment_index(self->segment);
+    index_unsettle(self);
+    for (uint32_t at = 0; at < self->segment->at.index_entries; at++)
+        store(&index[at], ENTRY_EMPTY);
+    for (uint32_t i = 0; i < self->segment->at.rows; i++)
+        if (table_is_used(self, i))
+            index_insert(self, load(&segment_row(self->segment, i)->hash), i);
+    index_settle(self);
+}
+
+/* Does every used row have its entry, and every entry its row? */
+static bool index_is_whole(const struct table *self) {
+    const struct segment *segment = self->segment;
+    const shared64 *index = segment_index(segment);
+    if ((load(&segment_router(segment)->index_version) & 1) != 0)
+        return false;
+    uint32_t entries = 0;
+    for (uint32_t at = 0; at < segment->at.index_entries; at++) {
+        uint64_t entry = load(&index[at]);
+        if (entry == ENTRY_EMPTY)
+            continue;
+        entries++;
+        if (ENTRY_ROW(entry) >= segment->at.rows || !table_is_used(self, ENTRY_ROW(entry)) ||
+            !ENTRY_MATCHES(entry, load(&segment_row(segment, ENTRY_ROW(entry))->hash)))
+            return false;
+    }
+    return entries == self->used;
 }
 
 static void publish_prefix_length(const struct table *self, size_t length) {
@@ -378,23 +440,8 @@ enum table_status table_open(struct table *self, const struct segment *segment) 
         if (!long_taken[i])
             self->free_long[self->free_long_count++] = i;
     free(long_taken);
-    /* Then the index: entries whose row is not used, then used rows without an entry. */
-    shared64 *index = segment_index(segment);
-    for (uint32_t at = 0; at < segment->at.index_entries; at++) {
-        uint64_t entry = load(&index[at]);
-        if (entry > ENTRY_GRAVE && (ENTRY_ROW(entry) >= segment->at.rows || !table_is_used(self, ENTRY_ROW(entry)) ||
-                                    !ENTRY_MATCHES(entry, load(&segment_row(segment, ENTRY_ROW(entry))->hash))))
-            store(&index[at], ENTRY_GRAVE);
-    }
-    for (uint32_t i = 0; i < segment->at.rows; i++) {
-        if (!table_is_used(self, i))
-            continue;
-        uint32_t length, at;
-        const uint8_t *name = table_row_name(self, i, &length);
-        uint64_t hash = load(&segment_row(segment, i)->hash);
-        if (find(self, name, length, hash, table_is_prefix(self, i), &at) != i)
-            index_insert(self, hash, i);
-    }
+    if (!index_is_whole(self))
+        index_rebuild(self);
     for (size_t length = 0; length <= NAME_MAX_BYTES; length++)
         publish_prefix_length(self, length);
     return TABLE_OK;

@@ -1,0 +1,50 @@
+/*
+ * Death between any two stores to shared memory, for tests: this header stands before every source of the core when
+ * the driver is compiled, and every atomic store counts.  The one before which the process "dies" leaves by longjmp.
+ */
+#ifndef FAULT_H
+#define FAULT_H
+
+#include <setjmp.h>
+#include <stdatomic.h>
+#include <stdint.h>
+
+extern _Thread_local uint64_t fault_stores; /* since fault_arm */
+extern _Thread_local uint64_t fault_at;     /* die before this one, counted from 1; 0: never */
+extern _Thread_local jmp_buf fault_exit;
+
+static inline void fault_point(void) {
+    if (__builtin_expect(fault_at != 0, 0) && ++fault_stores == fault_at) {
+        fault_at = 0;
+        longjmp(fault_exit, 1);
+    }
+}
+
+#ifdef __clang__
+#define FAULT_STORE __c11_atomic_store
+#else
+#define FAULT_STORE __atomic_store_n
+#endif
+
+#undef atomic_store_explicit
+#define atomic_store_explicit(place, value, order)                                                                     \
+    __extension__({                                                                                                    \
+        fault_point();                                                                                                 \
+        FAULT_STORE((place), (value), (order));                                                                        \
+    })
+
+/* Runs `statement`; true when it died before its `number`th store, false when it has fewer. */
+#define DIES_BEFORE_STORE(number, statement)                                                                           \
+    __extension__({                                                                                                    \
+        volatile bool fault_died = true;                                                                               \
+        if (setjmp(fault_exit) == 0) {                                                                                 \
+            fault_stores = 0;                                                                                          \
+            fault_at = (number);                                                                                       \
+            statement;                                                                                                 \
+            fault_at = 0;                                                                                              \
+            fault_died = false;                                                                                        \
+        }                                                                                                              \
+        fault_died;                                                                                                    \
+    })
+
+#endif
