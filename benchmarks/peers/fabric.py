@@ -1,0 +1,114 @@
+"""Ourselves: workers and a router as real processes, without HTTP."""
+
+from __future__ import annotations
+
+import time
+from itertools import islice
+from typing import Any, Callable
+
+import gevent  # noqa: F401  imported once, before the workers are forked
+from gevent.event import Event
+from gevent.socket import wait_read
+
+import channels.master.routing
+import channels.worker.alerts
+import channels.worker.subscription  # noqa: F401
+from benchmarks import actors
+from benchmarks.peers import Peer
+from channels import alerts, channel_send, subscribe
+from tests.cluster import Cluster
+
+_parts: list[Callable[[], Any]] = []
+
+
+def _part(index: int) -> Any:
+    return _parts[index]()
+
+
+class Fabric(Peer):
+    name = "channels"
+    does = "`channel_send` for each message, a subscription iterated, under gevent; through the router"
+    flight = 1 << 20  # more would go through the router's memory for those who are behind
+    settings: dict[str, Any] = {"message_max": 256 << 20, "assembly_max": 1 << 30, "send_timeout": actors.DEADLINE}
+
+    def wait_read(self, fd: int) -> None:
+        wait_read(fd)
+
+    def sender(self, channel: str) -> Callable[[list[bytes]], None]:
+        def send(bodies: list[bytes]) -> None:
+            for body in bodies:
+                channel_send(channel, body)
+
+        return send
+
+    def taker(self, channel: str, subscriber: int) -> Callable[[int], list[bytes]]:
+        subscription = subscribe(channel, maxlen=max(self.window, 1000))
+
+        def take(number: int) -> list[bytes]:
+            return [message.data for message in islice(subscription, number)]
+
+        return take
+
+    def play(self, functions: list[Callable[[], Any]], lines: list[actors.Line]) -> list[Any]:
+        _parts[:] = functions
+        with Cluster(len(functions), **self.settings) as cluster:
+            workers = list(cluster.workers.values())
+            for index, worker in enumerate(workers):
+                worker.start(_part, index)
+            for line in lines:
+                line.release()
+            return [worker.result(actors.DEADLINE) for worker in workers]
+
+    def ping_pong(self, workers: int, bodies: list[bytes], check: Callable[[int, bytes], int]) -> PingPong:
+        """One broadcasts alerts, the others answer each."""
+        return PingPong(self, workers, bodies, check)
+
+
+class PingPong:
+    """`alerts.broadcast` from one worker, `alerts.reply` from the handlers of the others."""
+
+    channels: dict[str, int] = {}
+
+    def __init__(self, peer: Peer, workers: int, bodies: list[bytes], check: Callable[[int, bytes], int]) -> None:
+        self.peer, self.workers, self.bodies, self.check = peer, workers, bodies, check
+
+    def lead(self, line: actors.Line, phases: list[int]) -> float:
+        """Seconds that the last phase took."""
+        bodies, done = self.bodies, Event()
+        seen = [0] * (self.workers + 1)
+        due = took = 0.0
+        sent = 0
+
+        def handler(worker: int) -> Callable[[bytes], None]:
+            def on_pong(data: bytes) -> None:
+                seen[worker] = self.check(seen[worker], data)
+                if seen[worker] == due and min(seen[1:]) == due:
+                    done.set()
+
+            return on_pong
+
+        for worker in range(1, self.workers + 1):
+            alerts.receive(f"pong-{worker}", handler(worker))
+        for rounds in phases:
+            due += rounds
+            line.wait(0, wait_read)
+            done.clear()
+            begun = time.monotonic()
+            for _ in range(rounds):
+                alerts.broadcast("ping", bodies[sent % len(bodies)])
+                sent += 1
+            done.wait()
+            took = time.monotonic() - begun
+        return took
+
+    def answer(self, line: actors.Line, worker: int, phases: list[int]) -> None:
+        name, seen = f"pong-{worker}", 0
+
+        def on_ping(data: bytes) -> None:
+            nonlocal seen
+            seen = self.check(seen, data)
+            alerts.reply(name, data)
+
+        alerts.receive("ping", on_ping)
+        for _ in phases:
+            line.wait(worker, wait_read)
