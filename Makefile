@@ -51,5 +51,13 @@ sanitize:
 	build/driver/driver-asan
 	RING_RECORDS=2000000 build/driver/driver-tsan two_threads_pass_records_in_order_and_whole
 
+# Needs redis-server; valgrind for the counts of instructions.  About ten minutes; BENCH=--quick: one.
+$(VENV)/.bench: $(VENV)/.installed
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[bench]" --no-build-isolation
+	touch $@
+
+bench: build $(VENV)/.bench
+	$(BIN)/python -m benchmarks.fabric $(BENCH)
+
 clean:
 	rm -rf build dist *.egg-info $(VENV) channels/core/native.c channels/core/*.so

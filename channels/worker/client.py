@@ -34,7 +34,7 @@ from channels.worker import answers
 log = logging.getLogger("channels")
 
 DRAIN_RECORDS = 256  # of each ring before greenlets run: fewer than a default subscription holds
-ROUNDS = 8  # drains before other greenlets get their turn
+ROUNDS = 8  # drains, or deliveries, before other greenlets get their turn
 BODY_AGE_NS = 30_000_000_000  # a whole large body whose record of order has not come
 PARCEL_RECORDS = 8  # fragments to one peer before others may send to it
 GREEDY_NS = 2_000_000  # a subscriber that always finds something lets others run after so long
@@ -168,15 +168,13 @@ class Client:
         """Drain until nothing is left, then arm.  In the hub; runs no user code but by switching to whoever waits."""
         endpoint = self.endpoint
         total = 0
-        for _ in range(ROUNDS):
+        while total < DRAIN_RECORDS:  # whoever could run, but does not wait here, must not see its queue overflow
             taken = endpoint.drain(DRAIN_RECORDS)
             self._deliver()
             self._room()
             if not taken and not endpoint.look() and endpoint.sleep():
                 return
-            total += taken
-            if total >= DRAIN_RECORDS:
-                break  # whoever could run, but does not wait here, must not see its queue overflow
+            total += taken + DRAIN_RECORDS // ROUNDS
         if not self._again.active:
             self._again.start(self._serve)
 
@@ -686,12 +684,9 @@ class Client:
     def close(self) -> None:
         """Stop taking part: for the end of a worker, and for tests."""
         self.closing = True
-        self._watcher.stop()
-        self._watcher.close()
-        self._tick.stop()
-        self._tick.close()
-        self._again.stop()
-        self._again.close()
+        for watcher in (self._watcher, self._tick, self._again):
+            watcher.stop()
+            watcher.close()
 
 
 _JOIN_OK, _JOIN_TABLE_FULL, _JOIN_NOBODY = 0, 1, 3
