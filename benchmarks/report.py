@@ -147,8 +147,8 @@ def write(results: list[Result], facts: Facts, peers: list[type[Peer]], seconds:
         "",
         "Every run is lossless and checked: each subscriber compares the number, the order and every byte of what it "
         "gets with what was sent, inside the time that is measured. Publishers keep a window of at most 4,096 messages "
-        "or 4 MiB (ours: 1 MiB) in flight to each subscriber; a byte through a pipe gives back a quarter of it. A fifth "
-        "of the messages goes through before the clock starts.",
+        "or 4 MiB (ours: 1 MiB) in flight to each subscriber; a byte through a pipe gives back a quarter of it. A "
+        "fifth of the messages goes through before the clock starts.",
         "",
         "## What is required",
         "",
