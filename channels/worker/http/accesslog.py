@@ -9,9 +9,9 @@ import logging
 import os
 from typing import TYPE_CHECKING, Any
 
-from channels.worker.http import template
 from channels.worker.http.clock import Clock
 from channels.worker.http.config import HttpConfig
+from channels.worker.http.template import compile_format
 
 if TYPE_CHECKING:
     from channels.worker.http.connection import Connection
@@ -45,7 +45,7 @@ class AccessLog:
 
     def __init__(self, config: HttpConfig, clock: Clock, loop: Any) -> None:
         self._path = config.accesslog
-        self._make = template.compile_format(config.access_log_format)
+        self._make = compile_format(config.access_log_format)
         self._clock = clock
         self._lines: list[str] = []
         self._delay = config.access_log_buffer

@@ -11,7 +11,6 @@ from typing import Any
 BACKLOG = 2048
 
 
-
 def listening(where: Any) -> Any:
     """A socket object that listens and does not block.
 

@@ -10,14 +10,16 @@ import socket
 import struct
 from typing import TYPE_CHECKING, Any
 
-import gevent
 from gevent.socket import socket as CooperativeSocket
 from greenlet import getcurrent
 
 from channels.errors import ClientGone
-from channels.worker.http import peers, proxy_protocol, response
 from channels.worker.http.exchange import Exchange
 from channels.worker.http.head import BadRequest, Head
+from channels.worker.http.peers import believe
+from channels.worker.http.proxy_protocol import parse as parse_proxy
+from channels.worker.http.response import refusal
+from channels.worker.http.sending import Sending
 from channels.worker.http.tls import TlsSocket, TlsWire
 
 if TYPE_CHECKING:
@@ -30,37 +32,30 @@ EMPTY_LINES_MAX = 8  # before a request line (RFC 9112, section 2.2)
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: what is not sent is forgotten, the client sees a reset
 
 
-class Connection:
+class Connection(Sending):
     """A client, from accept to close."""
 
     __slots__ = (
-        "_paused", "_proxy", "_write_io", "address", "buffer", "closed", "core", "detached", "exchange", "gone",
-        "handed", "io", "lingering", "listener", "plain", "server", "sock", "timed", "timed_out", "trusted", "waiter",
-        "wire", "writer",
+        "_paused", "_proxy", "address", "buffer", "core", "detached", "exchange", "handed", "io", "lingering",
+        "listener", "plain", "timed", "timed_out", "trusted", "waiter",
     )  # fmt: skip
 
     def __init__(self, server: Server, listener: Listener, sock: _socket.socket, address: Any) -> None:
-        self.server = server
+        super().__init__(server, sock)
         self.listener = listener
-        self.sock = sock
-        self.wire: Any = sock  # what bytes are read from and written to: the socket, or TLS over it
         self.plain = server.tls is None
         self.address: tuple[str, str] = ("", "") if isinstance(address, (str, bytes)) else (address[0], str(address[1]))
         self.buffer = b""  # read, not yet used
         self.exchange: Exchange | None = None  # the request that runs
-        self.gone = False  # the client has ended its side
-        self.closed = False
         self.detached = False
         self.lingering = False
         self.handed: Any = None  # the socket that the application took over
         self.core: Any = None  # whom to tell when the client goes
         self.waiter: Any = None  # the greenlet that waits for bytes
-        self.writer: Any = None  # the greenlet that waits for room
         self.timed: dict[Any, float] | None = None  # the deadline it stands in
         self.timed_out: TimeoutError | None = None
         self._paused = False
         self._proxy = server.config.proxy_protocol
-        self._write_io: Any = None
         self.trusted = server.forwarders.holds(self.address[0], self.unix)
         self.io = server.loop.io(sock.fileno(), 1)
         self.io.start(self._readable)
@@ -156,7 +151,7 @@ class Connection:
             environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = self.address
             head = server.parser.parse(data[:end], environ)
             if self.trusted:
-                peers.apply(environ, server.forwarders)
+                believe(environ, server.forwarders)
         except BadRequest as error:
             self._refuse(error)
             return
@@ -204,7 +199,7 @@ class Connection:
 
     def _take_proxy(self, data: bytes) -> bytes:
         """The PROXY header that comes first; what is behind it, decrypted."""
-        found = proxy_protocol.parse(data)
+        found = parse_proxy(data)
         if found is None:
             self.buffer = data
             return b""
@@ -272,63 +267,6 @@ class Connection:
             self.waiter = None
             entries.pop(self, None)
 
-    # ---- writing, in the request's greenlet ----
-
-    def send(self, data: bytes) -> None:
-        """All of it; waits cooperatively.  Raises ClientGone."""
-        try:
-            sent = self.wire.send(data)
-        except (BlockingIOError, InterruptedError):
-            sent = 0
-        except OSError as error:
-            raise self.lost(error) from None
-        if sent < len(data):
-            self._send_rest(memoryview(data)[sent:])
-
-    def _send_rest(self, data: memoryview) -> None:
-        while data:
-            self.wait_writable()
-            try:
-                data = data[self.wire.send(data) :]
-            except (BlockingIOError, InterruptedError):
-                continue
-            except OSError as error:
-                raise self.lost(error) from None
-
-    def wait_writable(self) -> None:
-        """Until the socket takes more.  Raises ClientGone when it takes nothing for `write_timeout`."""
-        waiter = getcurrent()
-        if waiter is self.server.hub or self.writer is not None:
-            raise RuntimeError("one greenlet at a time may write an answer, and none in the hub")
-        if self.closed:
-            raise ClientGone()
-        if self._write_io is None:
-            self._write_io = self.server.loop.io(self.sock.fileno(), 2)
-        io = self._write_io
-        entries = self.server.writes.entries
-        entries[self] = self.server.now()
-        self.server.deadlines.start()
-        self.writer = waiter
-        io.start(waiter.switch)
-        try:
-            self.server.hub.switch()
-        finally:
-            io.stop()
-            self.writer = None
-            entries.pop(self, None)
-
-    def pause(self) -> None:
-        """Let others run."""
-        gevent.sleep(0)
-
-    def lost(self, error: OSError) -> ClientGone:
-        """Sending failed: the client has gone."""
-        self.gone = True
-        return ClientGone()
-
-    def fileno(self) -> int:
-        return self.sock.fileno()
-
     # ---- between requests ----
 
     def finished(self, keep: bool) -> None:
@@ -388,7 +326,7 @@ class Connection:
         if server.access_log is not None:
             server.access_log.refused(self, error.status)
         try:
-            self.wire.send(response.refusal(error.status, server.clock.both, error.reason))
+            self.wire.send(refusal(error.status, server.clock.both, error.reason))
         except OSError:
             self.close()
             return
@@ -464,11 +402,6 @@ class Connection:
         if self.waiter is not None:
             self.timed_out = TimeoutError("the client sends no more of the request's body")
             self.waiter.throw(self.timed_out)
-
-    def expire_write(self) -> None:
-        if self.writer is not None:
-            self.gone = True
-            self.writer.throw(ClientGone())
 
     def abort(self) -> None:
         """Close so that the client sees that something is missing."""

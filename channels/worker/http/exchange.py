@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any, Callable
 from greenlet import GreenletExit
 
 from channels.errors import ClientGone, StreamEnded
-from channels.worker.http import files, response
 from channels.worker.http.body import Body
+from channels.worker.http.files import FileWrapper, send_file, size_left
 from channels.worker.http.head import CHUNKED, BadRequest, Head
+from channels.worker.http.response import CLOSE, DATE, SERVER, refusal, status_line
+from channels.worker.http.response import fields as parse_fields
 
 if TYPE_CHECKING:
     from channels.worker.http.connection import Connection
@@ -88,8 +90,8 @@ class Exchange:
                 exc_info = None
         elif self.status is not None:
             raise AssertionError("start_response was called twice without exc_info")
-        self.code, self.line = response.status_line(status)
-        self.fields, self.length, self.flags = response.fields(headers)
+        self.code, self.line = status_line(status)
+        self.fields, self.length, self.flags = parse_fields(headers)
         self.status = status
         return self.write
 
@@ -175,7 +177,7 @@ class Exchange:
                 out += b"Transfer-Encoding: chunked\r\n"
             else:
                 self.keep_alive = False
-        if flags & response.CLOSE or server.closing:
+        if flags & CLOSE or server.closing:
             self.keep_alive = False
         if not self.keep_alive:
             out += b"Connection: close\r\n"
@@ -183,11 +185,11 @@ class Exchange:
             out += b"Connection: keep-alive\r\n"
         clock = server.clock
         clock.tick(server.now())
-        if not flags & (response.DATE | response.SERVER):
+        if not flags & (DATE | SERVER):
             out += clock.both
         else:
-            out += b"" if flags & response.DATE else clock.date
-            out += b"" if flags & response.SERVER else clock.server
+            out += b"" if flags & DATE else clock.date
+            out += b"" if flags & SERVER else clock.server
         self.head_sent = True
         return out + b"\r\n"
 
@@ -259,7 +261,7 @@ class Exchange:
             if type(whole) is bytes and len(whole) <= JOIN_MAX:
                 self._send_whole(whole)
                 return
-        elif kind is files.FileWrapper and self._send_file(result):  # type: ignore[arg-type]
+        elif kind is FileWrapper and self._send_file(result):  # type: ignore[arg-type]
             return
         for part in result:
             if part:
@@ -288,9 +290,9 @@ class Exchange:
         else:
             self.connection.send(head + body)
 
-    def _send_file(self, wrapper: files.FileWrapper) -> bool:
+    def _send_file(self, wrapper: FileWrapper) -> bool:
         connection = self.connection
-        size = files.size_left(wrapper.filelike)
+        size = size_left(wrapper.filelike)
         if size is None or not connection.plain:
             return False
         if not self.head_sent:
@@ -298,7 +300,7 @@ class Exchange:
         if self.mute or self.chunked:
             return self.mute
         most = self.left if self.left >= 0 else size
-        sent = files.send(connection, wrapper.filelike, most)
+        sent = send_file(connection, wrapper.filelike, most)
         self.sent += sent
         if self.left >= 0:
             self.left -= sent
@@ -350,7 +352,7 @@ class Exchange:
             return
         server = self.connection.server
         server.clock.tick(server.now())
-        answer = response.refusal(code, server.clock.both, reason, fields)
+        answer = refusal(code, server.clock.both, reason, fields)
         self.status, self.code, self.head_sent = str(code), code, True
         if self.environ["REQUEST_METHOD"] == "HEAD":
             answer = answer[: answer.index(b"\r\n\r\n") + 4]

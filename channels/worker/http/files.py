@@ -52,7 +52,7 @@ def size_left(filelike: Any) -> int | None:
         return None
 
 
-def send(sink: Sink, filelike: Any, most: int) -> int:
+def send_file(sink: Sink, filelike: Any, most: int) -> int:
     """Send at most so many bytes from its position; how many were there."""
     fd, offset, sent = filelike.fileno(), filelike.tell(), 0
     while sent < most:

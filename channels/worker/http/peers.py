@@ -50,7 +50,7 @@ class Peers:
         return any(mapped in network for network in self._networks if network.version == mapped.version)
 
 
-def apply(environ: dict[str, Any], forwarders: Peers) -> None:
+def believe(environ: dict[str, Any], forwarders: Peers) -> None:
     """Take over what a believed peer says: the client's address and the scheme it used.
 
     Of X-Forwarded-For the last address counts that is not a forwarder's: what stands before it, anyone can write.

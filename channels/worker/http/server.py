@@ -19,9 +19,9 @@ from typing import Any, Callable
 import gevent
 from gevent.event import Event
 
-from channels.worker.http import bind, tls
 from channels.worker.http.accept import DESCRIPTORS_PAUSE, AcceptPolicy
 from channels.worker.http.accesslog import AccessLog
+from channels.worker.http.bind import listening, plain
 from channels.worker.http.clock import Clock
 from channels.worker.http.config import HttpConfig
 from channels.worker.http.connection import Connection
@@ -31,6 +31,7 @@ from channels.worker.http.files import FileWrapper
 from channels.worker.http.head import Head, HeadParser
 from channels.worker.http.peers import Peers
 from channels.worker.http.pool import Pool
+from channels.worker.http.tls import context
 
 log = logging.getLogger("channels")
 
@@ -61,8 +62,8 @@ class Listener:
     """A listening socket, its watcher, and what environ says of it."""
 
     def __init__(self, server: Server, given: Any) -> None:
-        self.given = bind.listening(given)
-        self.sock = bind.plain(self.given)
+        self.given = listening(given)
+        self.sock = plain(self.given)
         loop = server.loop
         self.io = loop.io(self.sock.fileno(), 1)
         self.timer = loop.timer(0)
@@ -141,7 +142,7 @@ class Server:
         self.access_log = AccessLog(config, self.clock, self.loop) if config.accesslog else None
         self.forwarders = Peers(config.forwarded_allow_ips)
         self.proxies = Peers(config.proxy_allow_ips, "proxy_allow_ips")
-        self.tls = tls.context(config)
+        self.tls = context(config)
         self.deadlines = Deadlines(self.loop)
         expire = Connection.expire
         self.heads = self.deadlines.add(config.header_timeout, expire)
