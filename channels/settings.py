@@ -127,15 +127,6 @@ class Settings:
         20e-6, "how long to look for more before going to sleep; 0 saves power", "seconds", _between(0, 0.001)
     )
 
-    stream_buffer: int = setting(
-        256 * KIB, "what a stream keeps for a client that does not read", "bytes", _between(1024, 1 << 40)
-    )
-    stream_slow: str = setting(
-        "gap", "a client that is too slow for it is told of the gap, or its stream ends", check=_one_of("gap", "close")
-    )
-    stream_heartbeat: float = setting(
-        15.0, "silence after which a stream gets a comment, and a WebSocket a ping", "seconds", _between(1, 86400)
-    )
     stream_retry: float = setting(
         2.0, "how long an EventSource waits before it connects again", "seconds", _between(0, 86400)
     )

@@ -47,7 +47,7 @@ class Pulse:
 
     def remove(self, member: Member) -> None:
         """May be repeated."""
-        if self._due.get(member.beat_due, {}).pop(member, None) is None:
+        if self._due.get(member.beat_due, {}).pop(member, None) is None:  # not one, or no more
             return
         self._members -= 1
         if not self._members:

@@ -17,10 +17,10 @@ from channels.web.pulse import pulse
 from channels.worker import client as fabric
 from channels.worker import subscription
 from channels.worker.api import encode
+from channels.worker.streams import SSE_HEARTBEAT, StreamStart
 from channels.worker.subscription import Message, Subscription
 
 CONTENT_TYPE = "text/event-stream; charset=utf-8"
-HEARTBEAT = b":\n\n"
 CHUNK_BYTES = 64 * 1024  # frames that wait for the same client leave together, up to about so many bytes
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 _BREAKS = re.compile("[\r\n\0]")
@@ -104,10 +104,9 @@ def _message_frame(message: Message) -> bytes:
     return b"id: %b\n%b%b" % (message.id.encode(), event, _data_lines(message.data))
 
 
-def gap_frame(channel: str | None, missed: int | None) -> bytes:
-    """Tells the client of a loss: an event "gap" with the channel and how many were missed (null: nobody knows)."""
-    text = json.dumps({"channel": channel, "missed": missed}, separators=(",", ":"))
-    return b"event: gap\ndata: " + text.encode() + b"\n\n"
+def gap_frame(missed: int | None) -> bytes:
+    """Tells the client of a loss: an event "gap" with how many messages it missed; null: nobody knows."""
+    return b"event: gap\ndata: " + json.dumps({"missed": missed}).encode() + b"\n\n"
 
 
 _frames = FrameCache(_message_frame)
@@ -116,8 +115,8 @@ _frames = FrameCache(_message_frame)
 class EventStream:
     """The response's iterable: joined when it is made, until the client goes, the worker drains or it is closed.
 
-    Its attributes say everything that a server needs which writes to the socket itself: without `filter` and
-    `transform` each message is `_message_frame`, the same for all.
+    One whose client asks for nothing of its own begins with a StreamStart, from which a server that can goes on without
+    the iterable.
     """
 
     def __init__(
@@ -140,7 +139,7 @@ class EventStream:
         self.spread = settings.drain_spread
         self.filter = filter
         self.transform = transform
-        self.slow = settings.stream_slow if slow is None else slow
+        self.slow = settings.stream_overflow if slow is None else slow
         if self.slow not in ("gap", "close"):
             raise ValueError(f"slow must be 'gap' or 'close', not {self.slow!r}")
         self.subscription: Subscription = subscription.subscribe(
@@ -149,12 +148,14 @@ class EventStream:
             max_bytes=settings.stream_buffer if max_bytes is None else max_bytes,
             overflow="close" if self.slow == "close" else "drop_oldest",
         )
-        self.opening = retry_field(self.retry) + b"\n" + self._reconnected(last_event_id)
+        self.opening: bytes = retry_field(self.retry) + b"\n" + self._reconnected(last_event_id)
         self.beat_tick = self.beat_due = 0
-        self._beat = False
+        self._beat = self._beating = False
         self._opened = False
         self._ended = False
-        pulse().add(self, self.heartbeat)
+        plain = (filter, transform, heartbeat, slow, maxlen, max_bytes) == (None,) * 6
+        if plain:  # a server of ours may write it natively from here on
+            self.opening = StreamStart.make(self.opening, self.subscription)
 
     def _reconnected(self, last_event_id: str | None) -> bytes:
         """What was missed since the event with this id."""
@@ -164,8 +165,8 @@ class EventStream:
         epoch, _, number = last_event_id.partition("-")
         if len(self.channels) == 1 and found and found[0] is not None and found[0][0] == epoch and number.isdigit():
             missed = found[0][1] - int(number)
-            return gap_frame(self.channels[0], missed) if missed > 0 else b""
-        return gap_frame(self.channels[0] if len(self.channels) == 1 else None, None)
+            return gap_frame(missed) if missed > 0 else b""
+        return gap_frame(None)
 
     def beat(self) -> None:
         self._beat = True
@@ -178,6 +179,9 @@ class EventStream:
         if not self._opened:
             self._opened = True
             return self.opening
+        if not self._beating and self.heartbeat and not self._ended:
+            self._beating = True
+            pulse().add(self, self.heartbeat)
         sub = self.subscription
         while True:
             chunk = self._chunk()
@@ -189,7 +193,7 @@ class EventStream:
                 return self._last()
             if self._beat:
                 self._beat = False
-                return HEARTBEAT
+                return SSE_HEARTBEAT
             sub.wait(None)
 
     def _chunk(self) -> bytes:
@@ -201,7 +205,7 @@ class EventStream:
             if message is None:
                 break
             if message.missed:
-                gap = gap_frame(message.channel, message.missed)
+                gap = gap_frame(message.missed)
                 parts.append(gap)
                 size += len(gap)
             frame = _frames.get(message) if self.transform is None and self.filter is None else self._own(message)
@@ -230,7 +234,7 @@ class EventStream:
         pulse().remove(self)
         sub = self.subscription
         if sub.overflowed:
-            return gap_frame(None, None)
+            return gap_frame(None)
         if sub.reason is not None and issubclass(sub.reason, Draining):
             # Everybody connects again: not at the same time.
             return retry_field(self.retry + random.uniform(0, self.spread)) + b"\n"
@@ -292,13 +296,13 @@ def stream(
     Args:
         channels: Names; a trailing `*` stands for every channel with that prefix.
         retry: Seconds until a client that lost the connection tries again; default `settings.stream_retry`.
-        heartbeat: Seconds of silence after which a comment is sent; default `settings.stream_heartbeat`.
+        heartbeat: Seconds of silence after which a comment is sent, 0: never; default `settings.stream_heartbeat`.
         filter: Which messages this client gets.
         transform: What this client gets for a message: data as for publish(), an Event, or None for nothing.
         last_event_id: The header of a client that was here before; by default read from `environ`.  It is told with a
             gap event what it missed meanwhile.
         slow: "gap": a client for which more than the bounds would wait loses the oldest and is told how many; "close":
-            its stream ends.  Default `settings.stream_slow`.
+            its stream ends.  Default `settings.stream_overflow`.
         maxlen, max_bytes: Those bounds: messages (`settings.queue_length`), bytes (`settings.stream_buffer`).
         cors: Origins that may read it, as for response_headers().
         headers: More headers.

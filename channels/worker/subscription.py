@@ -42,6 +42,8 @@ class Subscription(native.Queue):
     Belongs to the core that made it and is closed with it.  One greenlet at a time may wait on it.
     """
 
+    waiter: Any  # a greenlet, or whatever else has a switch() for the dispatcher to call
+
     def __new__(cls, client: fabric.Client, maxlen: int, max_bytes: int, overflow: int) -> Subscription:
         return super().__new__(cls, client.endpoint, maxlen, max_bytes, overflow)
 
@@ -243,10 +245,10 @@ class Core:
         """The client has gone, or the worker drains: whoever waits here is woken and told."""
         if self.ended is None:
             self.ended = reason
-            if self.on_end is not None:
-                self.on_end(reason)
         for subscription in list(self.subscriptions):
             subscription.end(reason)
+        if self.on_end is not None:
+            self.on_end(self.ended)
         if self._wakes:
             self.client.hub.loop.run_callback(self._wake)
 

@@ -14,6 +14,7 @@ from channels.errors import Draining, NotAttached, Restarting
 from channels.web import sse
 from channels.web.pulse import pulse
 from channels.worker import subscription
+from channels.worker.streams import SSE_HEARTBEAT, StreamStart
 from tests.web.parser import Parsed, Parser
 
 
@@ -124,6 +125,13 @@ def test_it_is_joined_when_it_is_made_and_begins_with_the_retry_time(fabric: obj
     made.close()
 
 
+def test_a_stream_with_nothing_of_its_own_may_go_on_natively(fabric: object) -> None:
+    for options, plain in (({}, True), ({"retry": 1}, True), ({"heartbeat": 1}, False), ({"filter": bool}, False)):
+        made = sse.EventStream(("a",), **options)  # type: ignore[arg-type]
+        assert isinstance(next(made), StreamStart) is plain
+        made.close()
+
+
 def test_several_channels_and_a_prefix_share_one_stream_with_names_and_ids(fabric: object) -> None:
     made = opened("a", "b:*")
     channels.publish("a", "one", event="greeting")
@@ -192,7 +200,7 @@ def test_a_client_that_was_too_slow_is_told_how_many_it_missed(fabric: object) -
     while made.subscription.dropped < 7:
         gevent.sleep(0.001)
     events = parse(next(made))
-    assert (events[0].type, json.loads(events[0].data)) == ("gap", {"channel": "a", "missed": 7})
+    assert (events[0].type, json.loads(events[0].data)) == ("gap", {"missed": 7})
     assert [event.data for event in events[1:]] == ["7", "8", "9", "10", "11"]
     made.close()
 
@@ -219,7 +227,7 @@ def test_who_comes_back_is_told_what_was_missed_meanwhile(fabric: object) -> Non
     assert [keeper.get(timeout=5) for _ in range(4)]
     again = sse.EventStream(("a",), last_event_id=last_id)
     (gap,) = parse(next(again))
-    assert (gap.type, json.loads(gap.data)) == ("gap", {"channel": "a", "missed": 3})
+    assert (gap.type, json.loads(gap.data)) == ("gap", {"missed": 3})
     again.close()
     up_to_date = sse.EventStream(("a",), last_event_id=f"{last_id.partition('-')[0]}-4")
     assert parse(next(up_to_date)) == []
@@ -230,7 +238,7 @@ def test_who_comes_back_is_told_what_was_missed_meanwhile(fabric: object) -> Non
 def test_an_id_of_another_time_means_that_nobody_knows_what_was_missed(fabric: object, text: str) -> None:
     made = sse.EventStream(("a",), last_event_id=text)
     (gap,) = parse(next(made))
-    assert json.loads(gap.data) == {"channel": "a", "missed": None}
+    assert json.loads(gap.data) == {"missed": None}
     made.close()
 
 
@@ -239,9 +247,9 @@ def test_a_silent_stream_gets_a_comment_and_a_busy_one_does_not(fabric: object) 
     got: list[bytes] = []
     reader = gevent.spawn(lambda: got.extend(busy))
     talker = gevent.spawn(lambda: [(channels.channel_send("busy", b"x"), gevent.sleep(0.1)) for _ in range(25)])
-    assert next(silent) == sse.HEARTBEAT
+    assert next(silent) == SSE_HEARTBEAT
     talker.join(timeout=30)
-    assert got and sse.HEARTBEAT not in got
+    assert got and SSE_HEARTBEAT not in got
     busy.subscription.close()
     reader.join(timeout=30)
     silent.close()

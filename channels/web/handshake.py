@@ -1,0 +1,80 @@
+"""A WebSocket's opening handshake, from a WSGI environ (RFC 6455, 4.2)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from websockets.datastructures import Headers
+from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
+from websockets.http11 import Response
+from websockets.server import ServerProtocol
+
+log = logging.getLogger("channels.websocket")
+log.setLevel(logging.WARNING)  # the library tells of each connection otherwise
+
+HOPS = {"connection", "date", "upgrade"}  # the server's own business in a refusal
+WINDOW_BITS = 12  # 4 KiB of history for each client and direction: most of the gain, an eighth of the memory
+_COPIED = ("HTTP_UPGRADE", "HTTP_CONNECTION", "HTTP_HOST")
+
+
+def refusal(status: int, text: str) -> Response:
+    """A response that says why not."""
+    reasons = {400: "Bad Request", 403: "Forbidden", 501: "Not Implemented"}
+    body = text.encode() + b"\n"
+    fields = {"Content-Type": "text/plain; charset=utf-8", "Content-Length": str(len(body))}
+    return Response(status, reasons[status], Headers(fields), body)
+
+
+def answer(
+    environ: dict[str, Any],
+    *,
+    origins: str | Iterable[str] | None,
+    subprotocols: Iterable[str],
+    compression: bool,
+    max_size: int,
+) -> tuple[ServerProtocol, Response]:
+    """The protocol's state and its response: 101, or one that refuses."""
+    ours = list(subprotocols)
+
+    def choose(protocol: ServerProtocol, offered: Sequence[Any]) -> Any:
+        return next((name for name in ours if name in offered), None)
+
+    deflate = ServerPerMessageDeflateFactory(
+        server_max_window_bits=WINDOW_BITS, client_max_window_bits=WINDOW_BITS, compress_settings={"memLevel": 5}
+    )
+    protocol = ServerProtocol(
+        extensions=[deflate] if compression else None,
+        select_subprotocol=choose,
+        max_size=max_size,
+        logger=log,
+    )
+    if not origin_allowed(environ, origins):
+        return protocol, refusal(403, "pages of this origin may not connect")
+    protocol.receive_data(_request(environ))
+    events = protocol.events_received()
+    if not events:
+        return protocol, refusal(400, "not a WebSocket handshake")
+    response = protocol.accept(events[0])  # type: ignore[arg-type]
+    return protocol, response
+
+
+def _request(environ: dict[str, Any]) -> bytes:
+    """What matters of the request, as it came."""
+    lines = [f"{environ['REQUEST_METHOD']} / HTTP/1.1"]
+    for key, value in environ.items():
+        if key in _COPIED or key.startswith("HTTP_SEC_WEBSOCKET_"):
+            lines.append(f"{key[5:].replace('_', '-')}: {value}")
+    return "\r\n".join([*lines, "", ""]).encode("latin-1")
+
+
+def origin_allowed(environ: dict[str, Any], origins: str | Iterable[str] | None) -> bool:
+    """Whether a page of the request's Origin may connect (RFC 6455, 10.2)."""
+    origin = environ.get("HTTP_ORIGIN")
+    if origin is None or origins == "*":
+        return True
+    if origins is None:
+        return bool(urlsplit(origin).netloc.lower() == environ.get("HTTP_HOST", "").lower() != "")
+    return origin in ([origins] if isinstance(origins, str) else list(origins))
