@@ -43,6 +43,7 @@ TABLE_RETRY = 0.001  # seconds; the router is in the middle of a change, or bein
 _allocate_lock = monkey.get_original("_thread", "allocate_lock")
 _poll = monkey.get_original("select", "poll")
 _get_ident = monkey.get_original("_thread", "get_ident")
+_close = monkey.get_original("os", "close")  # gevent's waits for a loop, which a child may never run
 
 _current: Client | None = None
 _when_attached: list[Callable[[], None]] = []
@@ -744,7 +745,7 @@ def _in_forked_child() -> None:
         log.debug("watchers of the parent not stopped", exc_info=True)
     for fd in _current.eventfds:
         try:
-            os.close(fd)
+            _close(fd)
         except OSError:
             pass
 
