@@ -265,13 +265,15 @@ class Client:
             if endpoint.want_up(size):
                 self.fire(wake)
         for slot in list(self._room_peers):
-            waiters = self._room_peers.get(slot)
-            if not waiters:
-                continue
-            endpoint.unwant_peer(slot)
-            if endpoint.want_peer(slot, waiters[0][1], waiters[0][2]):
-                for waiter in list(waiters):
-                    self.fire(waiter[0])
+            waiters = self._room_peers.get(slot, ())
+            for entry in list(waiters):
+                if entry not in waiters:  # it has found room elsewhere meanwhile
+                    continue
+                wake, generation, size = entry
+                endpoint.unwant_peer(slot)
+                if not endpoint.want_peer(slot, generation, size):
+                    break
+                self.fire(wake)
 
     def _with_room_up(self, size: int, deadline: float | None, send: Callable[[], bool]) -> bool:
         """Call `send` until it says True, waiting for room in between; False when the time is up."""
@@ -295,16 +297,22 @@ class Client:
                 self.hub.loop.run_callback(self._room)
 
     def _park_peers(self, targets: Sequence[tuple[int, int]], size: int, timeout: float | None) -> bool:
-        """Wait until one of these peers may have room for `size` more bytes; False when the time is up."""
+        """Wait until one of these peers may have room for `size` more bytes; False when the time is up.
+
+        Who waits already goes first, even where there is room for both: a large body must not starve a small one.
+        """
         wake = _Wake()
         entries = []
+        others = any(slot in self._room_peers for slot, _ in targets)
         try:
             for slot, generation in targets:
                 entry = (wake, generation, size)
                 self._room_peers.setdefault(slot, collections.deque()).append(entry)
                 entries.append((slot, entry))
-                if self.endpoint.want_peer(slot, generation, size):
+                if self.endpoint.want_peer(slot, generation, size) and not others:
                     return True
+            if others:
+                self.hub.loop.run_callback(self._room)
             return self.park(wake, timeout)
         finally:
             for slot, entry in entries:

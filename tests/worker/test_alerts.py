@@ -242,11 +242,19 @@ def test_small_alerts_of_other_greenlets_are_not_held_up_behind_a_large_one(plai
     two.run(listen_sizes)
     two.run(listen, "small")
     two.signal(signal.SIGSTOP)
-    one.start(send_zeros, two.pid, 8 * MIB)
-    one.start(send, two.pid, "small", b"x")
-    two.signal(signal.SIGCONT)
+    try:
+        one.start(send_zeros, two.pid, 8 * MIB)
+        wait_until(lambda: one.run(waiting_for, two.slot) == 1)
+        one.start(send, two.pid, "small", b"x")
+        wait_until(lambda: one.run(waiting_for, two.slot) == 2)
+    finally:
+        two.signal(signal.SIGCONT)
     assert [entry[0] for entry in two.run(hear, 2)] == ["small", 8 * MIB]
     assert one.result() is one.result() is None
+
+
+def waiting_for(slot):
+    return len(fabric.current()._room_peers.get(slot, ()))
 
 
 # ---- receiving ----
@@ -350,7 +358,10 @@ def test_what_waits_for_a_slow_handler_is_bounded_and_counted():
         one, two = cluster.workers.values()
         two.run(register_blocked)
         one.run(send, two.pid, "blocked", *(b"%d" % number for number in range(50)))
-        wait_until(lambda: two.run(counter, "alerts_dropped") >= 39)
+        wait_until(lambda: two.run(counter, "alerts_received") + two.run(counter, "alerts_dropped") == 50)
+        one.run(send, two.pid, "blocked", b"takes the place of the one that is being handled")
+        wait_until(lambda: two.run(counter, "alerts_dropped") == 40)
+        assert two.run(counter, "alerts_received") == 11
         assert one.run(call_outcome, two.pid, "blocked", b"", timeout=20)[0] == "RemoteError"
 
 
@@ -392,7 +403,7 @@ def test_a_call_returns_what_the_handler_returns(cluster):
 
 
 def register_echo():
-    alerts.receive("echo", lambda data: bytearray(data))
+    alerts.receive("echo", bytearray)
 
 
 @pytest.mark.parametrize("prepared", [False, True])
@@ -527,10 +538,8 @@ def test_alerts_and_messages_do_not_disturb_each_other(plain):
 
 def count_messages(count):
     with channels.subscribe("room", maxlen=100_000) as mine:
-        got = 0
-        for message in mine:
+        for got, message in enumerate(mine, 1):
             assert not message.missed
-            got += 1
             if message.data == b"%d" % (count - 1):
                 return got
 
