@@ -117,7 +117,7 @@ def top_table(before: dict[str, Any], now: dict[str, Any]) -> str:
         last = old.get((worker["id"], worker["generation"]), {})
 
         def rate(name: str, count: dict[str, int] = count, last: dict[str, int] = last) -> float:
-            return (count.get(name, 0) - last.get(name, 0)) / seconds
+            return float((count.get(name, 0) - last.get(name, 0)) / seconds)
 
         beat = worker["heartbeat_age"]
         lines.append(

@@ -54,7 +54,7 @@ class ControlSocket:
 
     def _serve(self, connection: Socket) -> None:
         try:
-            with gevent.Timeout(READ_TIMEOUT, False):
+            with gevent.Timeout(READ_TIMEOUT, False):  # type: ignore[arg-type]  # its stub omits False
                 if not self._is_allowed(connection):
                     return
                 line = _read_line(connection)

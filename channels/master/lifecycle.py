@@ -85,7 +85,7 @@ class Lifecycle:
         self.ever_ready = False
         self.exit_status: int | None = None
         self._now = 0.0
-        self._out: list[Command] = []
+        self._out: list[Command | handover.Command] = []
         self._retry_at: float | None = None  # no fork before
         self._backoff = 0.0
         self._router_up = self._router_ever_up = False
@@ -94,7 +94,7 @@ class Lifecycle:
         self._foreign_dead: set[int] = set()
         self._settled = False  # all that were wanted have been ready once since the start or the last reload
 
-    def handle(self, event: Event, now: float) -> list[Command]:
+    def handle(self, event: Event, now: float) -> list[Command | handover.Command]:
         """What is to be done, in this order."""
         self._now = now
         self._out = []
@@ -571,7 +571,7 @@ class Lifecycle:
     def _report(self, level: str, text: str) -> None:
         self._do(Report(level, text))
 
-    def _do(self, command: Command) -> None:
+    def _do(self, command: Command | handover.Command) -> None:
         self._out.append(command)
 
     _TABLE: dict[type, Callable[..., None]] = {

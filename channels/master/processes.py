@@ -12,7 +12,7 @@ import select
 import signal
 import socket
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Callable
 
 from channels.master import signals
@@ -151,7 +151,7 @@ def _child(
     close_in_child: Callable[[], None],
     ours: socket.socket,
     theirs: socket.socket,
-    blocked: set[signal.Signals],
+    blocked: Iterable[int],
 ) -> None:
     """Never returns: what the parent was about to do is not this process's business."""
     status = 1

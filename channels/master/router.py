@@ -109,7 +109,7 @@ class RouterProcess:
             if word in ("go", "stop", "gone"):
                 return word, spilled
 
-    def _park(self, greenlet: gevent.Greenlet) -> None:
+    def _park(self, greenlet: gevent.Greenlet[[], None]) -> None:
         spilled = self.routing.park()
         greenlet.kill()
         fd = os.memfd_create("channels-spill", os.MFD_CLOEXEC)

@@ -86,7 +86,9 @@ class _Receiver:
             context.leave(endpoint, getcurrent())
 
     def _finish(self, result: Any, error: Exception | None) -> None:
-        source, correlation, _ = self.queue.context
+        handled = self.queue.context
+        assert handled is not None  # called while the handler's alert stands
+        source, correlation, _ = handled
         self._settle(source, correlation, result, error)
 
     def _settle(self, source: int, correlation: int | None, result: Any, error: Exception | None) -> None:

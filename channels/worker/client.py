@@ -105,7 +105,7 @@ class LocalPrefix:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.queues: list[native.Queue] = []
+        self.queues: list[native.Member] = []
         self.joined = False
         self.pending: Pending | None = None
 
@@ -176,7 +176,7 @@ class Client:
             if not taken and not endpoint.look() and endpoint.sleep():
                 return
             total += taken + DRAIN_RECORDS // ROUNDS
-        if not self._again.active:
+        if not self._again.active:  # type: ignore[attr-defined]  # missing in its stub
             self._again.start(self._serve)
 
     def _schedule(self) -> None:
@@ -553,7 +553,7 @@ class Client:
 
     # ---- joining and leaving ----
 
-    def join(self, queue: native.Queue, name: Any) -> None:
+    def join(self, queue: native.Member, name: Any) -> None:
         """Done when it returns: whatever anyone sends afterwards gets into `queue`."""
         text = native.check_name(name)
         self._check_wait("channel_join")
@@ -582,14 +582,14 @@ class Client:
         if _get_ident() != self.thread:
             raise RuntimeError(f"{what} must be called in the thread that serves requests, not in a thread of a pool")
 
-    def leave(self, queue: native.Queue, name: Any) -> None:
+    def leave(self, queue: native.Member, name: Any) -> None:
         """Done when it returns: nothing of the channel is received afterwards.  Does not wait."""
         channel = self.channels.get(native.check_name(name))
         if channel is not None:
             self.endpoint.release(channel, queue)
             self._tidy(channel)
 
-    def join_prefix(self, queue: native.Queue, prefix: str) -> None:
+    def join_prefix(self, queue: native.Member, prefix: str) -> None:
         """Every channel whose name begins so, those that come later included."""
         if prefix:
             native.check_name(prefix)
@@ -618,7 +618,7 @@ class Client:
         if status is None:
             raise RouterUnavailable(f"joining {prefix + '*'!r}", self.settings.join_timeout)
 
-    def leave_prefix(self, queue: native.Queue, prefix: str) -> None:
+    def leave_prefix(self, queue: native.Member, prefix: str) -> None:
         local = self.prefixes.get(prefix)
         if local is None or queue not in local.queues:
             return

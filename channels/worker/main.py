@@ -149,7 +149,8 @@ def _dump_stacks_on_demand() -> None:
     def dump(number: int, frame: Any) -> None:
         from gevent.util import format_run_info
 
-        sys.stderr.write("\n".join(format_run_info(current_thread_ident=None)) + "\n")
+        lines: list[str] = format_run_info(current_thread_ident=None)  # type: ignore[func-returns-value]  # it does
+        sys.stderr.write("\n".join(lines) + "\n")
         sys.stderr.flush()
 
     signal.signal(signal.SIGUSR2, dump)

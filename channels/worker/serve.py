@@ -66,7 +66,7 @@ class _Handler(pywsgi.WSGIHandler):
         except StreamEnded:
             self.close_connection = True
             if self.headers_sent and self.response_use_chunked:
-                self._sendall(b"0\r\n\r\n")
+                self._sendall(b"0\r\n\r\n")  # type: ignore[attr-defined]  # missing in its stub
         finally:
             subscription.unbind_request(core, token)
 
