@@ -97,7 +97,7 @@ cdef class AlertQueue:
             except Exception as error:
                 finish(None, error)
             else:
-                if self.flags & FLAG_CALL:
+                if self.flags & FLAG_CALL and not answer_at_once(self, result):
                     finish(result, None)
             finally:
                 self.handling = False

@@ -8,6 +8,7 @@ alerts.pxi; its types: native.pyi.  No policy, no logging, no gevent: whoever wa
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.dict cimport PyDict_GetItem
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
 from libc.errno cimport errno
@@ -29,3 +30,4 @@ include "queue.pxi"
 include "endpoint.pxi"
 include "streams.pxi"
 include "alerts.pxi"
+include "post.pxi"

@@ -252,7 +252,7 @@ cdef class Queue(Member):
         return taken
 
     def __iter__(self):
-        return self
+        return Messages(self)
 
     def __next__(self):
         while self.count == 0:
@@ -327,6 +327,26 @@ cdef class Queue(Member):
         if kept == 0 and self.event_fd >= 0 and not self.closed:
             notify_clear(self.event_fd)
         return 0
+
+
+@cython.final
+@cython.no_gc_clear
+cdef class Messages:
+    """A queue's messages as they come: the iterator of a subscription."""
+
+    cdef Queue queue
+
+    def __cinit__(self, Queue queue):
+        self.queue = queue
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        cdef Queue queue = self.queue
+        if queue.count == 0:
+            return queue.__next__()
+        return queue._take()
 
 
 cdef extern from "<sys/eventfd.h>" nogil:

@@ -171,18 +171,9 @@ class Box:
             return
         left = native.send_alerts(endpoint, [target], flags, hops, correlation, name, data)
         if left is not None:
-            self._send_left(left, name, data, flags, hops, correlation, timeout)
+            self.send_left(left, name, data, flags, hops, correlation, timeout)
 
-    def broadcast(self, name: bytes, data: Any, timeout: float | None) -> None:
-        hops = self.hops()
-        endpoint = self.client.endpoint
-        left = native.send_alerts(endpoint, None, 0, hops, 0, name, data)
-        if left is not None:
-            alive = [entry for entry in left if entry[2] != "gone"]
-            if alive:
-                self._send_left(alive, name, data, 0, hops, 0, timeout)
-
-    def _send_left(
+    def send_left(
         self,
         left: list[tuple[int, int, str]],
         name: bytes,
@@ -277,34 +268,30 @@ def box(what: str) -> Box:
     return _box
 
 
+def _general(
+    what: str, left: list[tuple[int, int, str]], name: bytes, data: Any, flags: int, hops: int, timeout: float | None
+) -> None:
+    """An alert that the core could not send at once: to this very worker, too large, or there is no room."""
+    mine = box(what)
+    if left[0][2] == "self":
+        _check_size(mine.client, data)
+        native.alert_self(mine.client.endpoint, native.ALERT, flags, hops, 0, name, _bytes(data))
+        return
+    if what == "alerts.broadcast":
+        left = [entry for entry in left if entry[2] != "gone"]
+    if left:
+        mine.send_left(left, name, data, flags, hops, 0, timeout)
+
+
+native.set_alerts_general(_general)
+
+
 # ---- the public face ----
 
 
-def send(
-    pid: int | None, name: str | bytes, data: bytes, *, worker: int | None = None, timeout: float | None = None
-) -> None:
-    """Send an alert to the worker with this process id, or, with pid None, to the one in slot `worker`.
-
-    Waits cooperatively for room, at most `timeout` seconds (default `settings.send_timeout`).
-
-    Raises:
-        WorkerGone: No ready worker there; nothing was sent.
-        RingFull: No room in time; nothing was delivered.
-        BadAlertName, MessageTooBig, TypeError: The arguments; nothing was sent.
-        AlertLoop: Sent by a handler that is the last of too long a chain.
-    """
-    mine = box("alerts.send")
-    mine.send(mine.client.find_worker(pid, worker), native.alert_name(name), data, 0, 0, timeout)
-
-
-def broadcast(name: str | bytes, data: bytes, *, timeout: float | None = None) -> None:
-    """Send an alert to every ready worker, the sender included.
-
-    Raises:
-        RingFull: Some worker had no room in time; the others have got it.
-        BadAlertName, MessageTooBig, TypeError, AlertLoop: Nothing was sent.
-    """
-    box("alerts.broadcast").broadcast(native.alert_name(name), data, timeout)
+send = native.alert_send
+broadcast = native.alert_broadcast
+reply = native.alert_reply
 
 
 def receive(
@@ -330,20 +317,6 @@ def receive(
         return decorate
     mine.receive(name, handler, ordered)
     return None
-
-
-def reply(name: str | bytes, data: bytes, *, timeout: float | None = None) -> None:
-    """Inside a handler: send an alert back to the worker whose alert is being handled.
-
-    Raises:
-        RuntimeError: Not inside a handler.
-        WorkerGone, RingFull, BadAlertName, MessageTooBig, TypeError, AlertLoop: As send().
-    """
-    mine = box("alerts.reply")
-    context = native.alert_context(mine.client.endpoint)
-    if context is None:
-        raise RuntimeError("alerts.reply works inside a handler only; use alerts.send(pid, ...)")
-    mine.send(native.split_id(context[0]), native.alert_name(name), data, 0, 0, timeout)
 
 
 def sender() -> int | None:

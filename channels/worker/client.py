@@ -153,7 +153,7 @@ class Client:
         loop = self.hub.loop
         self._watcher = loop.io(self._eventfd, 1, ref=False)
         self._watcher.start(self._on_wake)
-        self._again = loop.timer(0.0)  # unlike run_callback, it lets descriptors have their turn in between
+        self._again: Any = loop.timer(0.0)  # unlike run_callback, lets descriptors have their turn in between
         self._tick = loop.timer(1.0, 1.0, ref=False)
         self._tick.start(self._on_tick)
         self.endpoint.heartbeat()
