@@ -163,7 +163,7 @@ class OldSide:
         if isinstance(event, PeerDied):
             return self._peer_died(event)
         if isinstance(event, RoleAnswer):
-            return self._answered(event)
+            return self._answered(event, now)
         if not isinstance(event, Said):
             return []
         word = event.word
@@ -211,9 +211,12 @@ class OldSide:
             EndPeer(master=True),
         ]
 
-    def _answered(self, answer: RoleAnswer) -> list[Command]:
-        if self.state is not Old.OFFERED or not answer.won:
-            return []  # it was faster: "taken" is on its way
+    def _answered(self, answer: RoleAnswer, now: float) -> list[Command]:
+        if self.state is not Old.OFFERED:
+            return []
+        if not answer.won:  # it was faster; if it hangs before it says so, it is ended in time
+            self.state, self.deadline = Old.TAKEN, now + self.patience
+            return [Note("info", "upgrade: the new master routes")]
         self.state = Old.FAILED
         return [
             Note("error", "upgrade: the new master did not take the role in time; going on without it"),

@@ -1,0 +1,196 @@
+"""SIGUSR2: a new master takes over, and whatever goes wrong on the way, the old one serves on."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.server import Server
+from tests.system.clients import Load, Stream, get, in_flight, is_gone
+
+APP = "tests.system.app:app"
+
+# A settings file that makes a new master die or hang where the file `fault` says.
+FAULTS = """
+import os, signal, time
+fault = "CHANNELS_UPGRADE" in os.environ and os.path.exists("fault") and open("fault").read().strip()
+_how, _, _where = (fault or "").partition(" ")
+del fault
+
+def _strike():
+    if _how == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if _how == "hang":
+        time.sleep(1000)
+
+if _how:
+    if _where == "settings":
+        raise RuntimeError("these settings cannot be read")
+    if _where == "start":
+        _strike()
+    from channels.master import upgrade
+    _say = upgrade.Peer.say
+    def _faulty(self, word, facts=(), fds=()):
+        if word == _where:
+            _strike()
+        _say(self, word, facts, fds)
+        if _where == "after " + word:
+            _strike()
+    upgrade.Peer.say = _faulty
+boot_timeout = 3
+"""
+
+
+def masters(server: Server) -> list[int]:
+    return [int(pid) for pid in re.findall(r"channels: pid=(\d+) listening", server.log)]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    (tmp_path / "channels.conf.py").write_text(FAULTS)
+    (tmp_path / "version").write_text("one")
+    return tmp_path
+
+
+def test_an_upgrade_serves_the_new_code_and_loses_no_request_and_no_message(place: Path) -> None:
+    pidfile = place / "pid"
+    with Server(APP, "--pid", str(pidfile), workers=2, directory=place) as server:
+        old, address = server.pid, server.address
+        stream = Stream(server, "/stream?channel=talk")
+        slow = in_flight(server, "/slow?s=1")
+        with Load(address, "/version") as load:
+            (place / "version").write_text("two")
+            server.send_signal(signal.SIGUSR2)
+            server.wait(lambda: b"two" in load.bodies)
+            assert server.wait_exit() == 0
+            server.wait(lambda: not pidfile.with_name("pid.oldbin").exists())
+        new = int(pidfile.read_text())
+        assert load.failures == [] and slow.result()[0] == 200
+        assert stream.rest() == []
+        assert masters(server) == [old, new] and old != new
+        assert get(address, "/version")[1] == b"two"
+        os.kill(new, signal.SIGTERM)
+        server.wait(lambda: is_gone(new))
+        assert not pidfile.exists() and not server.control.exists()
+
+
+def test_old_and_new_workers_talk_on_the_same_channels_meanwhile(place: Path) -> None:
+    with Server(APP, "--drain-spread", "1", workers=1, directory=place) as server:
+        streams = [Stream(server, "/stream?channel=talk") for _ in range(4)]
+        server.get("/send?channel=talk&data=before")
+        old = server.pid
+        server.send_signal(signal.SIGUSR2)
+        server.wait(lambda: len(masters(server)) == 2)
+        # From the first new worker on, until the last old stream ends.
+        server.wait(lambda: len(re.findall(r"worker=\d+ gen=\d+ pid=\d+ ready", server.log)) == 2)
+        new = masters(server)[1]
+        (late,) = {pid for pid in server.workers.values()} - {streams[0].pid}
+        assert late != streams[0].pid
+        lines = [stream.rest() for stream in streams]
+        assert all(line[:1] == ["before"] for line in lines)
+        server.wait(lambda: is_gone(old))
+        os.kill(new, signal.SIGTERM)
+        server.wait(lambda: is_gone(new))
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "die settings",
+        "die start",
+        "die hello",
+        "die prepared",
+        "die taken",
+        "die after taken",
+        "die stable",
+        "hang start",
+        "hang hello",
+        "hang prepared",
+        "hang taken",
+        "hang after taken",
+        "import -",
+    ],
+)
+def test_a_new_master_that_fails_at_any_step_leaves_the_old_one_serving(place: Path, fault: str) -> None:
+    pidfile = place / "pid"
+    with Server(APP, "--pid", str(pidfile), workers=1, directory=place) as server:
+        old, workers = server.pid, set(server.workers.values())
+        (place / "fault").write_text(fault)
+        if fault.startswith("import"):
+            (place / "version").write_text("broken")
+        with Load(server.address, "/pid", threads=1) as load:
+            server.send_signal(signal.SIGUSR2)
+            server.wait_log(r"upgrade failed|the new master did not")
+            server.wait(lambda: pidfile.exists() and int(pidfile.read_text()) == old)
+            server.wait(lambda: all(is_gone(pid) for pid in masters(server) if pid != old))
+            # Channels work as well as before: there is one router, and it is this one's.
+            stream = Stream(server, "/stream?channel=talk")
+            server.wait(lambda: server.get("/send?channel=talk&data=x") == b"1")
+            assert stream.line() == "x"
+        assert load.failures == []
+        assert server.process.poll() is None
+        assert workers <= set(server.workers.values())
+        assert not pidfile.with_name("pid.oldbin").exists()
+        stream.close()
+        # And nothing is left that stands in the way of one that succeeds.
+        (place / "fault").unlink()
+        (place / "version").write_text("two")
+        server.send_signal(signal.SIGUSR2)
+        server.wait(lambda: get(server.address, "/version")[1] == b"two")
+        assert server.wait_exit() == 0
+        new = int(pidfile.read_text())
+        assert new != old
+        os.kill(new, signal.SIGTERM)
+        server.wait(lambda: is_gone(new))
+
+
+def test_an_old_master_that_is_killed_in_the_middle_is_succeeded(place: Path) -> None:
+    """Its workers drain as at any death of a supervisor; the new one's serve."""
+    (place / "version").write_text("slow")
+    pidfile = place / "pid"
+    with Server(APP, "--pid", str(pidfile), workers=1, directory=place) as server:
+        old = server.pid
+        with Load(server.address, "/version", threads=1) as load:
+            server.send_signal(signal.SIGUSR2)
+            server.wait_log("the new master routes")
+            os.kill(old, signal.SIGKILL)
+            server.wait_exit()
+            server.wait(lambda: pidfile.exists() and int(pidfile.read_text()) == masters(server)[-1])
+            new = int(pidfile.read_text())
+            count = len(load.bodies)
+            server.wait(lambda: len(load.bodies) > count + 20)
+        assert new != old
+        assert [failure for failure in load.failures if "Refused" not in failure] == []
+        os.kill(new, signal.SIGTERM)
+        server.wait(lambda: is_gone(new))
+
+
+def test_another_layout_gets_a_segment_of_its_own_and_serves(place: Path) -> None:
+    with Server(APP, workers=1, directory=place) as server:
+        old = server.pid
+        (place / "channels.conf.py").write_text("channels_max = 1024\n")
+        with Load(server.address, "/version", threads=1) as load:
+            server.send_signal(signal.SIGUSR2)
+            server.wait(lambda: is_gone(old))
+            new = masters(server)[-1]
+        assert load.failures == [] and new != old
+        assert get(server.address, "/send?channel=x&data=y") == (200, b"0")
+        os.kill(new, signal.SIGTERM)
+        server.wait(lambda: is_gone(new))
+
+
+def test_a_reload_during_an_upgrade_is_refused_in_one_line(place: Path) -> None:
+    (place / "version").write_text("slow")
+    with Server(APP, workers=1, directory=place) as server:
+        old = server.pid
+        server.send_signal(signal.SIGUSR2)
+        server.wait_log("upgrade: executing the new binary")
+        server.send_signal(signal.SIGHUP)
+        server.wait_log("an upgrade is under way")
+        server.wait(lambda: is_gone(old))
+        os.kill(masters(server)[-1], signal.SIGTERM)
+        server.wait(lambda: is_gone(masters(server)[-1]))
