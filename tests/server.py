@@ -34,6 +34,7 @@ class Server:
         environment: Added to this process's.
         wait: False: do not wait until it is ready, as for one that cannot start.
         prefix: A command that runs the server, as `unshare --pid` does.
+        pass_fds: Descriptors that it inherits.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Server:
         environment: dict[str, str] | None = None,
         wait: bool = True,
         prefix: Sequence[str] = (),
+        pass_fds: Sequence[int] = (),
     ) -> None:
         self.count = workers
         self.lines: list[str] = []
@@ -69,6 +71,7 @@ class Server:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            pass_fds=pass_fds,
         )
         self.pid = self.process.pid
         self._reader = threading.Thread(target=self._read, daemon=True)

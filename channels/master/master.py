@@ -145,7 +145,7 @@ class Master:
             watch(self.router.pidfd, self._look_at_router)
         self._other.watch(watch)
         now = time.monotonic()
-        due = min(self.life.next_deadline() or now + TICK, self._next_beat or now)
+        due = min(self.life.next_deadline() or now + TICK, self._next_beat or now, self._notifier.next_watchdog(now))
         # Deaths before signals: what a signal asks for is asked of those who live.
         poll.register(self._inbox.fileno(), select.POLLIN)
         ready = [fd for fd, _ in poll.poll(max(due - now, 0.0) * 1000)]
@@ -158,7 +158,7 @@ class Master:
         if now >= self._next_beat:
             self._next_beat = now + TICK
             self._look_at_heartbeats()
-            self._notifier.watchdog(now)
+        self._notifier.watchdog(now)
         deadline = self.life.next_deadline()
         if deadline is not None and now >= deadline:
             self._queue.append(words.Tick())
@@ -241,6 +241,8 @@ class Master:
                 self._apply(*self._load())
             except ChannelsError as error:
                 log.error("reload refused, the old settings stay: %s", error)
+                self._notifier.state("reloading")
+                self._notifier.state("ready")
                 return False
             self.hooks.call_safely("on_reload", server=self._facts())
         return True

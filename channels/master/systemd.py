@@ -65,6 +65,10 @@ class Notifier:
         elif state == "stopping":
             self.tell("STOPPING=1", "STATUS=draining")
 
+    def next_watchdog(self, now: float) -> float:
+        """When watchdog() is due; never, without a watchdog, is far away."""
+        return now + 3600.0 if self.watchdog_period is None else self._next_watchdog
+
     def watchdog(self, now: float) -> None:
         """From the master's loop: it turns."""
         if self.watchdog_period is not None and now >= self._next_watchdog:

@@ -64,6 +64,13 @@ def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         return answer(start_response, f"{os.getuid()} {os.getgid()} {' '.join(map(str, os.getgroups()))}")
     if path == "/cwd":
         return answer(start_response, os.getcwd())
+    if path == "/orphan":
+        if (child := os.fork()) == 0:
+            if (grandchild := os.fork()) == 0:
+                os._exit(0)
+            os.write(2, f"orphan {grandchild}\n".encode())
+            os._exit(0)
+        os.waitpid(child, 0)
     if path == "/exit":
         os._exit(int(given["status"]))
     return answer(start_response, "ok")

@@ -162,3 +162,14 @@ def is_connection(fd: Path, port: int) -> bool:
         if words[9] == inode[1]:
             return words[3] == "01" and int(words[1].partition(":")[2], 16) == port
     return False
+
+
+def router_pid(server: Server) -> int:
+    """The supervisor's child that is no worker."""
+    found = children(server.pid) - set(server.workers.values())
+    assert len(found) == 1, found
+    return found.pop()
+
+
+def children(pid: int) -> set[int]:
+    return {int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.server import ROOT, Server
-from tests.system.clients import Stream, get, in_flight, is_free, is_gone
+from tests.system.clients import Stream, children, get, in_flight, is_free, is_gone, router_pid
 
 APP = "tests.system.app:app"
 
@@ -31,17 +31,6 @@ def run(*arguments: str, directory: Path = ROOT, **environment: str) -> subproce
         timeout=60,
         check=False,
     )
-
-
-def router_pid(server: Server) -> int:
-    """The supervisor's child that is no worker."""
-    found = children(server.pid) - set(server.workers.values())
-    assert len(found) == 1, found
-    return found.pop()
-
-
-def children(pid: int) -> set[int]:
-    return {int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
 
 
 # ---- starting ----
