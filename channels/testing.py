@@ -69,3 +69,8 @@ def local(**settings: Any) -> Iterator[client.Client]:
         seen_by_worker.close()
         segment.close()
         os.close(fd)
+
+
+def pause(seconds: float = 0.001) -> None:
+    """Let router, worker and other greenlets run."""
+    gevent.sleep(seconds)

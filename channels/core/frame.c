@@ -1,4 +1,5 @@
 /* See frame.h. */
+#define _GNU_SOURCE
 #include "frame.h"
 
 #include <stdlib.h>
@@ -67,9 +68,10 @@ static size_t count_lines(const uint8_t *body, size_t size) {
     return lines;
 }
 
-/* A name with a line break could end its field and begin another. */
-static bool one_line(const uint8_t *text, size_t size) {
-    return memchr(text, '\n', size) == NULL && memchr(text, '\r', size) == NULL;
+/* Line feeds begin further fields, which whoever published has checked (web/sse.py, event_fields); an empty line would
+ * end the event. */
+static bool event_ok(const uint8_t *text, size_t size) {
+    return memchr(text, '\r', size) == NULL && memmem(text, size, "\n\n", 2) == NULL && text[size - 1] != '\n';
 }
 
 static uint8_t *put_event(uint8_t *to, const struct frame_facts *facts) {
@@ -78,7 +80,7 @@ static uint8_t *put_event(uint8_t *to, const struct frame_facts *facts) {
     *to++ = '-';
     to = put_number(to, facts->number, 10);
     *to++ = '\n';
-    if (facts->event_size != 0 && one_line(facts->event, facts->event_size)) {
+    if (facts->event_size != 0 && event_ok(facts->event, facts->event_size)) {
         to = put_text(to, "event: ");
         to = put(to, facts->event, facts->event_size);
         *to++ = '\n';

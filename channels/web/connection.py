@@ -8,7 +8,7 @@ from __future__ import annotations
 import collections
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import gevent
@@ -44,6 +44,7 @@ class WebSocket:
 
     def __init__(self, upgraded: Upgraded, protocol: ServerProtocol, settings: Settings, slow: str | None) -> None:
         self.subprotocol: str | None = protocol.subprotocol
+        self.prefix = ""  # before the names of channels that it joins
         self._upgraded = upgraded
         self._protocol = protocol
         self._compressed = bool(protocol.extensions)
@@ -126,8 +127,8 @@ class WebSocket:
     def join(self, *channels: str, binary: bool = False) -> None:
         """Forward what is sent to these channels and prefixes to the client, as text or binary messages.
 
-        What is no UTF-8 is binary in any case.  Goes on in the background until it is closed.  A client that is too slow
-        is told of the gap, or closed with 1013, as its `slow` says.  Raises as channels.subscribe().
+        What is no UTF-8 is binary in any case.  Goes on in the background until it is closed.  A client that is too
+        slow is told of the gap, or closed with 1013, as its `slow` says.  Raises as channels.subscribe().
         """
         if self._subscription is None:
             core = subscription.current_core()
@@ -135,14 +136,16 @@ class WebSocket:
             overflow = "close" if self._slow == "close" else "drop_oldest"
             self._subscription = core.subscription(None, self._buffer, overflow)
             self._subscription.waiter = self  # the dispatcher calls switch() when a message comes
-        self._binary.update(dict.fromkeys(channels, binary))
-        self._subscription.join(*channels)
+        names = [self.prefix + name for name in channels]
+        self._binary.update(dict.fromkeys(names, binary))
+        self._subscription.join(*names)
 
     def leave(self, *channels: str) -> None:
         """Forward them no more.  Does not wait."""
+        names = [self.prefix + name for name in channels]
         if self._subscription is not None:
-            self._subscription.leave(*channels)
-        for name in channels:
+            self._subscription.leave(*names)
+        for name in names:
             self._binary.pop(name, None)
 
     def close(self, code: int = 1000, reason: str = "") -> None:
@@ -207,6 +210,10 @@ class WebSocket:
                 self._subscription.close()
             if self._core is not None:
                 self._core.on_end = None
+
+    def result(self) -> Iterable[bytes]:
+        """What the WSGI application returns, or raises, when it is finished."""
+        return self._upgraded.result()
 
     # ---- what comes; in the hub ----
 

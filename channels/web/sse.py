@@ -148,7 +148,8 @@ class EventStream:
             max_bytes=settings.stream_buffer if max_bytes is None else max_bytes,
             overflow="close" if self.slow == "close" else "drop_oldest",
         )
-        self.opening: bytes = retry_field(self.retry) + b"\n" + self._reconnected(last_event_id)
+        # No empty line behind it: some clients would take that for an event.
+        self.opening: bytes = retry_field(self.retry) + self._reconnected(last_event_id)
         self.beat_tick = self.beat_due = 0
         self._beat = self._beating = False
         self._opened = False
@@ -237,7 +238,7 @@ class EventStream:
             return gap_frame(None)
         if sub.reason is not None and issubclass(sub.reason, Draining):
             # Everybody connects again: not at the same time.
-            return retry_field(self.retry + random.uniform(0, self.spread)) + b"\n"
+            return retry_field(self.retry + random.uniform(0, self.spread))
         raise StopIteration
 
     def close(self) -> None:

@@ -16,6 +16,7 @@ from channels.errors import StreamEnded
 from channels.settings import Settings
 from channels.web import handshake
 from channels.web.connection import WebSocket
+from channels.web.handshake import HOPS
 from channels.web.upgrade import take
 from channels.worker import client as fabric
 
@@ -86,8 +87,11 @@ def serve(
     """A WebSocket as a WSGI application: accept, call `handler(ws)`, close.  Options as for accept()."""
     accepted = accept(environ, **options)
     if isinstance(accepted, Response):
-        headers = [(name, value) for name, value in accepted.headers.raw_items() if name.lower() not in handshake.HOPS]
+        headers = [(name, value) for name, value in accepted.headers.raw_items() if name.lower() not in HOPS]
         start_response(f"{accepted.status_code} {accepted.reason_phrase}", headers)
         return [bytes(accepted.body or b"")]
     run(accepted, handler)
-    return accepted._upgraded.result()
+    return accepted.result()
+
+
+__all__ = ["HOPS", "Handler", "Response", "WebSocket", "accept", "run", "serve"]
