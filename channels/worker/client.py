@@ -37,6 +37,7 @@ DRAIN_RECORDS = 256  # of each ring before greenlets run: fewer than a default s
 ROUNDS = 8  # drains, or deliveries, before other greenlets get their turn
 BODY_AGE_NS = 30_000_000_000  # a whole large body whose record of order has not come
 PARCEL_RECORDS = 8  # fragments to one peer before others may send to it
+DESCRIPTORS_NS = 5_000_000  # between two turns of the loop's descriptors while messages pour in
 GREEDY_NS = 2_000_000  # a subscriber that always finds something lets others run after so long
 TABLE_RETRY = 0.001  # seconds; the router is in the middle of a change, or being replaced
 
@@ -154,6 +155,8 @@ class Client:
         self._watcher = loop.io(self._eventfd, 1, ref=False)
         self._watcher.start(self._on_wake)
         self._again: Any = loop.timer(0.0)  # unlike run_callback, lets descriptors have their turn in between
+        self._serving_soon = False
+        self._descriptors_ns = time.monotonic_ns()
         self._tick = loop.timer(1.0, 1.0, ref=False)
         self._tick.start(self._on_tick)
         self.endpoint.heartbeat()
@@ -163,6 +166,7 @@ class Client:
 
     def _on_wake(self) -> None:
         self.endpoint.begin_wake()
+        self._descriptors_ns = time.monotonic_ns()
         self._serve()
 
     def _serve(self) -> None:
@@ -176,8 +180,25 @@ class Client:
             if not taken and not endpoint.look() and endpoint.sleep():
                 return
             total += taken + DRAIN_RECORDS // ROUNDS
-        if not self._again.active:  # type: ignore[attr-defined]  # missing in its stub
-            self._again.start(self._serve)
+        self._serve_soon()
+
+    def _serve_soon(self) -> None:
+        """After whoever can run has run; and, from time to time, after descriptors have had their turn."""
+        if self._serving_soon:
+            return
+        self._serving_soon = True
+        if time.monotonic_ns() - self._descriptors_ns < DESCRIPTORS_NS:
+            self.hub.loop.run_callback(self._serve_on)
+        else:
+            self._again.start(self._serve_after_descriptors)
+
+    def _serve_on(self) -> None:
+        self._serving_soon = False
+        self._serve()
+
+    def _serve_after_descriptors(self) -> None:
+        self._descriptors_ns = time.monotonic_ns()
+        self._serve_on()
 
     def _schedule(self) -> None:
         if not self._scheduled:
