@@ -17,6 +17,7 @@ import traceback
 from typing import Any, Callable
 
 DEADLINE = 15.0  # seconds after which a run has failed
+BROKEN = "lost, doubled, out of order or damaged"
 NOISE = 1 << 20  # bytes of noise before it repeats itself
 Wait = Callable[[int], None]
 
@@ -121,7 +122,7 @@ class Expectation:
         if len(self.bodies) == 1:
             start = self.seen[0] % (4 * self.quarter)
             expected = self.bodies[0][start : start + len(got)]
-            assert got == expected, "lost, doubled, out of order or damaged"
+            assert got == expected, BROKEN
             self.seen[0] += len(got)
         elif self.size <= 1024:
             self._check_joined(got)
@@ -129,7 +130,7 @@ class Expectation:
             for body in got:
                 publisher = body[0]
                 seen = self.seen[publisher]
-                assert body == self.bodies[publisher][seen % (4 * self.quarter)], "lost, doubled, out of order"
+                assert body == self.bodies[publisher][seen % (4 * self.quarter)], BROKEN
                 self.seen[publisher] = seen + 1
 
     def _check_joined(self, got: list[bytes]) -> None:
@@ -142,7 +143,7 @@ class Expectation:
         for publisher, expected in enumerate(self._joined):
             mine = rows[owner == publisher].tobytes()
             start = self.seen[publisher] % (4 * self.quarter) * self.size
-            assert mine == expected[start : start + len(mine)], "lost, doubled, out of order or damaged"
+            assert mine == expected[start : start + len(mine)], BROKEN
             self.seen[publisher] += len(mine) // self.size
 
 

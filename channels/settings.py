@@ -13,6 +13,7 @@ from channels.errors import BadSetting
 
 KIB = 1024
 MIB = 1024 * KIB
+DIRECT_BYTES = 128 * MIB
 
 
 def _between(low: float, high: float) -> Callable[[Any], str | None]:
@@ -28,6 +29,10 @@ def _ring(value: Any) -> str | None:
     )
 
 
+def _ring_or_none(value: Any) -> str | None:
+    return None if value == 0 else _ring(value)
+
+
 def _one_of(*choices: str) -> Callable[[Any], str | None]:
     def check(value: Any) -> str | None:
         return None if value in choices else f"must be one of {', '.join(choices)}"
@@ -38,6 +43,17 @@ def _one_of(*choices: str) -> Callable[[Any], str | None]:
 def _environment(value: Any) -> str | None:
     bad = [entry for entry in value if "=" not in entry or entry.startswith("=")]
     return f"{bad[0]!r} is not NAME=VALUE" if bad else None
+
+
+def direct_ring_size(slots: int) -> int:
+    """A power of two from 4 to 64 KiB, so that all such rings together take 128 MiB at most, if 4 KiB are not too much.
+
+    A ring should hold several messages of 10 KiB, or both ends stop and go for each of them.
+    """
+    size = 64 * KIB
+    while size > 4 * KIB and slots * slots * size > DIRECT_BYTES:
+        size //= 2
+    return size
 
 
 def setting(
@@ -87,7 +103,9 @@ class Settings:
 
     channels_max: int = setting(65536, "channels that may exist at once", check=_between(16, 1 << 26))
     ring_size: int = setting(256 * KIB, "ring between a worker and the router, each way", "bytes", _ring)
-    alert_ring_size: int = setting(16 * KIB, "ring from each worker to each other", "bytes", _ring)
+    alert_ring_size: int = setting(
+        0, "ring from each worker to each other; 0: 64 KiB, less where there are many", "bytes", _ring_or_none
+    )
     message_max: int = setting(64 * MIB, "largest message or alert", "bytes", _between(1, (1 << 32) - 1))
     assembly_max: int = setting(
         256 * MIB, "large bodies that a worker may be receiving at once", "bytes", _between(1, 1 << 40)
@@ -159,6 +177,11 @@ class Settings:
     def most_workers(self) -> int:
         """What TTIN can reach."""
         return self.max_workers or 2 * self.workers
+
+    @property
+    def direct_ring_size(self) -> int:
+        """Bytes of the ring from each worker to each other, of which there are as many as slots, squared."""
+        return self.alert_ring_size or direct_ring_size(self.slots)
 
     @property
     def slots(self) -> int:

@@ -42,7 +42,7 @@ def local(**settings: Any) -> Iterator[client.Client]:
         SLOTS,
         given.ring_size,
         given.ring_size,
-        given.alert_ring_size,
+        given.direct_ring_size,
         given.channels_max,
         os.urandom(16),
         time.time_ns() // 1000,

@@ -89,7 +89,7 @@ class Cluster:
             slots,
             given.ring_size,
             given.ring_size,
-            given.alert_ring_size,
+            given.direct_ring_size,
             given.channels_max,
             os.urandom(16),
             time.time_ns() // 1000,

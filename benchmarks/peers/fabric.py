@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from itertools import islice
+from itertools import accumulate, cycle, islice
 from typing import Any, Callable
 
 import gevent  # noqa: F401  imported once, before the workers are forked
-from gevent.event import Event
+from gevent.lock import Semaphore
 from gevent.socket import wait_read
 
 import channels.master.routing
@@ -59,9 +59,9 @@ class Fabric(Peer):
                 line.release()
             return [worker.result(actors.DEADLINE) for worker in workers]
 
-    def ping_pong(self, workers: int, bodies: list[bytes], check: Callable[[int, bytes], int]) -> PingPong:
+    def ping_pong(self, workers: int, bodies: list[bytes]) -> PingPong:
         """One broadcasts alerts, the others answer each."""
-        return PingPong(self, workers, bodies, check)
+        return PingPong(self, workers, bodies)
 
 
 class PingPong:
@@ -69,45 +69,49 @@ class PingPong:
 
     channels: dict[str, int] = {}
 
-    def __init__(self, peer: Peer, workers: int, bodies: list[bytes], check: Callable[[int, bytes], int]) -> None:
-        self.peer, self.workers, self.bodies, self.check = peer, workers, bodies, check
+    def __init__(self, peer: Peer, workers: int, bodies: list[bytes]) -> None:
+        self.peer, self.workers, self.bodies = peer, workers, bodies
 
     def lead(self, line: actors.Line, phases: list[int]) -> float:
         """Seconds that the last phase took."""
-        bodies, done = self.bodies, Event()
-        seen = [0] * (self.workers + 1)
-        due = took = 0.0
-        sent = 0
+        answered = Semaphore(0)
+        took = 0.0
 
-        def handler(worker: int) -> Callable[[bytes], None]:
+        def handler() -> Callable[[bytes], None]:
+            due, seen = cycle(self.bodies).__next__, 0
+
             def on_pong(data: bytes) -> None:
-                seen[worker] = self.check(seen[worker], data)
-                if seen[worker] == due and min(seen[1:]) == due:
-                    done.set()
+                nonlocal seen
+                if data != due():
+                    raise AssertionError(actors.BROKEN)
+                seen += 1
+                if seen in ends:
+                    answered.release()
 
             return on_pong
 
+        ends = set(accumulate(phases))
         for worker in range(1, self.workers + 1):
-            alerts.receive(f"pong-{worker}", handler(worker))
+            alerts.receive(f"pong-{worker}", handler())
+        bodies = cycle(self.bodies)
         for rounds in phases:
-            due += rounds
             line.wait(0, wait_read)
-            done.clear()
             begun = time.monotonic()
-            for _ in range(rounds):
-                alerts.broadcast("ping", bodies[sent % len(bodies)])
-                sent += 1
-            done.wait()
+            for body in islice(bodies, rounds):
+                alerts.broadcast("ping", body)
+            for _ in range(self.workers):
+                answered.acquire()
             took = time.monotonic() - begun
         return took
 
     def answer(self, line: actors.Line, worker: int, phases: list[int]) -> None:
-        name, seen = f"pong-{worker}", 0
+        """Every ping is checked and sent back."""
+        name, due, reply = f"pong-{worker}", cycle(self.bodies).__next__, alerts.reply
 
         def on_ping(data: bytes) -> None:
-            nonlocal seen
-            seen = self.check(seen, data)
-            alerts.reply(name, data)
+            if data != due():
+                raise AssertionError(actors.BROKEN)
+            reply(name, data)
 
         alerts.receive("ping", on_ping)
         for _ in phases:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import threading
 import time
+from itertools import cycle
 from typing import Any, Callable
 
 from benchmarks import actors
@@ -47,31 +48,30 @@ class SimpleQueue(_PerSubscriber):
     def make(self) -> Any:
         return multiprocessing.SimpleQueue()
 
-    def ping_pong(self, workers: int, bodies: list[bytes], check: Callable[[int, bytes], int]) -> PingPong:
+    def ping_pong(self, workers: int, bodies: list[bytes]) -> PingPong:
         """A queue to each of the others, one for all answers."""
-        return PingPong(self, workers, bodies, check)
+        return PingPong(self, workers, bodies)
 
 
 class PingPong:
     """One process puts into the queues of the others, a thread of it takes their answers from one queue."""
 
-    def __init__(
-        self, peer: SimpleQueue, workers: int, bodies: list[bytes], check: Callable[[int, bytes], int]
-    ) -> None:
-        self.peer, self.workers, self.bodies, self.check = peer, workers, bodies, check
+    def __init__(self, peer: SimpleQueue, workers: int, bodies: list[bytes]) -> None:
+        self.peer, self.workers, self.bodies = peer, workers, bodies
         self.channels = {"ping": workers, "pong": 1}
 
     def lead(self, line: actors.Line, phases: list[int]) -> float:
         """Seconds that the last phase took."""
         puts = [queue.put for queue in self.peer.queues["ping"]]
         get = self.peer.queues["pong"][0].get
-        seen = [0] * (self.workers + 1)
+        due = [cycle(self.bodies).__next__ for _ in range(self.workers + 1)]
         took, sent = 0.0, 0
 
         def gather(number: int) -> None:
             for _ in range(number):
                 worker, data = get()
-                seen[worker] = self.check(seen[worker], data)
+                if data != due[worker]():
+                    raise AssertionError(actors.BROKEN)
 
         for rounds in phases:
             line.wait(0, self.peer.wait_read)
@@ -88,12 +88,14 @@ class PingPong:
         return took
 
     def answer(self, line: actors.Line, worker: int, phases: list[int]) -> None:
-        get, put, seen = self.peer.queues["ping"][worker - 1].get, self.peer.queues["pong"][0].put, 0
+        get, put = self.peer.queues["ping"][worker - 1].get, self.peer.queues["pong"][0].put
+        due = cycle(self.bodies).__next__
         for rounds in phases:
             line.wait(worker, self.peer.wait_read)
             for _ in range(rounds):
                 data = get()
-                seen = self.check(seen, data)
+                if data != due():
+                    raise AssertionError(actors.BROKEN)
                 put((worker, data))
 
 

@@ -24,7 +24,7 @@ class Estate:
         self.peer = inherited.peer if inherited is not None else None
         self.same = False
         size = native.segment_size(
-            settings.slots, settings.ring_size, settings.ring_size, settings.alert_ring_size, settings.channels_max
+            settings.slots, settings.ring_size, settings.ring_size, settings.direct_ring_size, settings.channels_max
         )
         limits.raise_descriptors()
         if inherited is not None and inherited.segment is not None and inherited.segment.size == size:
@@ -46,7 +46,7 @@ class Estate:
             settings.slots,
             settings.ring_size,
             settings.ring_size,
-            settings.alert_ring_size,
+            settings.direct_ring_size,
             settings.channels_max,
             os.urandom(16),
             time.time_ns() // 1000,
