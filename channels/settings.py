@@ -127,6 +127,54 @@ class Settings:
     )
     queue_length: int = setting(1000, "messages that a subscription holds by default", "messages", _between(1, 1 << 30))
     queue_bytes: int = setting(64 * MIB, "bytes that a subscription holds by default", "bytes", _between(1, 1 << 40))
+    accept: str = setting(
+        "load",
+        "who takes a connection: the worker with the fewest, any that is quick, or whom the router chooses",
+        check=_one_of("load", "race", "dispatch"),
+    )
+    worker_connections: int = setting(
+        10_000, "connections that a worker holds at most", "connections", _between(1, 1 << 20)
+    )
+    keepalive: float = setting(
+        15.0, "a connection without a request is closed after so long; 0: at once", "seconds", _between(0, 86400)
+    )
+    header_timeout: float = setting(
+        10.0, "how long a client may take for the head of a request", "seconds", _between(0.1, 86400), "--read-timeout"
+    )
+    body_timeout: float = setting(
+        30.0, "how long it may send nothing of a body that is waited for", "seconds", _between(0.1, 86400)
+    )
+    write_timeout: float = setting(
+        60.0, "how long it may take nothing of an answer", "seconds", _between(0.1, 86400)
+    )
+    request_timeout: float = setting(
+        0.0, "a request that takes longer is ended, with 504 if it has said nothing; 0: never", "seconds",
+        _between(0, 86400),
+    )
+    limit_request_line: int = setting(8190, "longest request line", "bytes", _between(64, 1 << 16))
+    limit_request_fields: int = setting(100, "header fields of a request", check=_between(1, 10_000))
+    limit_request_field_size: int = setting(8190, "longest header field", "bytes", _between(64, 1 << 16))
+    limit_request_body: int = setting(
+        1024 * MIB, "largest body of a request; 0: no limit", "bytes", _between(0, 1 << 50)
+    )
+    server_header: str = setting("channels", "the field Server of answers; empty: none")
+    accesslog: str = setting("", "file for a line per request; -: stdout, empty: none", flags="--access-logfile")
+    access_log_format: str = setting(
+        '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s"',
+        "its lines, in gunicorn's atoms; or json",
+        flags="--access-logformat",
+    )
+    forwarded_allow_ips: list[str] = setting(
+        ["127.0.0.1", "::1"], "peers whose X-Forwarded-For and X-Forwarded-Proto are believed; *: all, unix: by socket"
+    )
+    proxy_protocol: bool = setting(False, "every connection begins with a PROXY header")
+    proxy_allow_ips: list[str] = setting(["127.0.0.1", "::1"], "peers that may send it")
+    certfile: str = setting("", "certificate for TLS")
+    keyfile: str = setting("", "its key, if it is not in the same file")
+    ca_certs: str = setting("", "certificates that must have signed those of the clients")
+    ciphers: str = setting("", "ciphers for TLS 1.2, as OpenSSL names them")
+    sni: list[str] = setting([], "certificates for other names: NAME=CERTFILE:KEYFILE", check=_environment)
+
     stream_buffer: int = setting(
         256 * KIB, "what waits for a client of a stream that is behind", "bytes", _between(1024, 1 << 40)
     )

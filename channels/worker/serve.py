@@ -1,115 +1,169 @@
-"""Serving HTTP in a worker: gevent's pywsgi behind the seam where a server of our own comes."""
+"""Serving HTTP in a worker: the server, tied to the segment, the supervisor and the cores.
+
+Runs in: worker.
+"""
 
 from __future__ import annotations
 
 import logging
-import socket
+import random
 import time
 from typing import Any, Callable
 
 import gevent
-from gevent import pywsgi
-from gevent.pool import Pool
 
 from channels import passing
 from channels.assignment import Assignment
-from channels.errors import ClientGone, Draining, Restarting, StreamEnded
+from channels.core import native
+from channels.errors import BadSetting, Draining, Restarting
+from channels.settings import Settings
 from channels.worker import control, subscription
 from channels.worker.application import WSGIApplication
 from channels.worker.client import Client
+from channels.worker.http.accept import AcceptPolicy
+from channels.worker.http.config import HttpConfig
+from channels.worker.http.server import NEVER, Server
 from channels.worker.inbox import InboxReader
 
 log = logging.getLogger("channels")
 
+OTHERS_FRESH = 0.1  # seconds for which the list of workers that accept is believed; their counts are read each time
+DRAIN_LOOK = 0.25  # seconds between looks for streams that began after the drain
 
-class _Watcher:
-    """Sees that the client has gone while the application waits."""
-
-    def __init__(self, sock: Any) -> None:
-        self._sock = sock
-        self._io: Any = None
-
-    def start(self, core: subscription.Core) -> None:
-        self._io = gevent.get_hub().loop.io(self._sock.fileno(), 1)
-        self._io.start(self._look, core)
-
-    def _look(self, core: subscription.Core) -> None:
-        try:
-            gone = self._sock._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
-        except BlockingIOError:
-            return
-        except OSError:
-            gone = True
-        self.stop()
-        if gone:
-            core.end(ClientGone)
-
-    def stop(self) -> None:
-        if self._io is not None:
-            self._io.stop()
-            self._io.close()
-            self._io = None
+_COUNTER = native.worker_counter_index
 
 
-class _Handler(pywsgi.WSGIHandler):
-    def handle(self) -> None:
-        try:
-            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        except OSError:
-            pass  # a Unix socket
-        super().handle()
+def http_config(settings: Settings) -> HttpConfig:
+    """What of the settings is the HTTP server's.  Raises BadSetting."""
+    sni = {}
+    for entry in settings.sni:
+        name, _, files = entry.partition("=")
+        certificate, colon, key = files.partition(":")
+        if not colon:
+            raise BadSetting("sni", entry, "is not NAME=CERTFILE:KEYFILE")
+        sni[name] = (certificate, key)
+    same = {field for field in HttpConfig.__dataclass_fields__ if hasattr(settings, field)} - {"sni"}
+    return HttpConfig(multiprocess=settings.workers > 1, sni=sni, **{field: getattr(settings, field) for field in same})
 
-    def run_application(self) -> None:
-        core, token = subscription.bind_request(_Watcher(self.socket))
-        try:
-            super().run_application()
-        except StreamEnded:
-            self.close_connection = True
-            if self.headers_sent and self.response_use_chunked:
-                self._sendall(b"0\r\n\r\n")  # type: ignore[attr-defined]  # missing in its stub
-        finally:
-            subscription.unbind_request(core, token)
+
+class Neighbours:
+    """How many connections each other worker has that accepts."""
+
+    def __init__(self, client: Client) -> None:
+        self._segment = client.segment
+        self._own = client.endpoint.slot
+        self._slots: list[int] = []
+        self._until = 0.0
+
+    def connections(self) -> list[int]:
+        now = time.monotonic()
+        if now >= self._until:
+            self._until = now + OTHERS_FRESH
+            self._slots = [slot for slot in range(1, self._segment.slots) if slot != self._own and self._accepts(slot)]
+        index = _COUNTER["connections"]
+        return [self._segment.worker_counter(slot, index) for slot in self._slots]
+
+    def _accepts(self, slot: int) -> bool:
+        generation, _, attached, ready, _ = self._segment.slot(slot)
+        return bool(generation & 1) and attached == generation == ready
 
 
 class Serving:
-    """The HTTP servers of one worker, one per listener."""
+    """The HTTP server of one worker."""
 
     def __init__(self, given: Assignment, client: Client, application: WSGIApplication) -> None:
         self.on_leaving: Callable[[str], None] = lambda reason: None
-        self._servers = []
-        for listener in given.listeners:
-            inherited = gevent.socket.socket(fileno=listener.detach())
-            inherited.setblocking(False)
-            self._servers.append(
-                pywsgi.WSGIServer(inherited, application, spawn=Pool(), handler_class=_Handler, log=None, error_log=log)
-            )
-
-        message_max = given.settings.message_max
+        self._settings = settings = given.settings
+        self._endpoint = client.endpoint
+        self._leaving = False
+        neighbours = Neighbours(client)
+        self.server = server = Server(
+            list(given.listeners),
+            application,
+            http_config(settings),
+            bind_request=self._bind,
+            unbind_request=self._unbind,
+            accept_policy=AcceptPolicy(neighbours.connections) if settings.accept == "load" else None,
+        )
+        self._stats = server.stats
+        server.on_connections = self._count_connections
+        if settings.max_requests:
+            server.requests_limit = settings.max_requests + random.randint(0, settings.max_requests_jitter)
+            server.limit_reached = lambda: self._leave(f"max_requests={settings.max_requests}")
+        self._age: Any = None
+        if settings.max_age:
+            age = settings.max_age + random.uniform(0, settings.max_age_jitter)
+            self._age = server.loop.timer(age, ref=False)
         self._inbox = InboxReader(
             given.inboxes[given.slot].read,
-            {passing.CONTROL: lambda line, fd: gevent.spawn(control.serve, line, fd, message_max)},
+            {passing.CONTROL: lambda line, fd: gevent.spawn(control.serve, line, fd, settings.message_max)},
         )
 
+    # ---- what the segment shows of it ----
+
+    def _bind(self, connection: Any) -> subscription.Seat:
+        self._endpoint.set_count(_COUNTER["requests_running"], self._stats.running)
+        return subscription.seat_request(connection)
+
+    def _unbind(self, seat: subscription.Seat) -> None:
+        if seat.core is not None:
+            seat.core.close()
+        set_count = self._endpoint.set_count
+        set_count(_COUNTER["requests_running"], self._stats.running - 1)
+        set_count(_COUNTER["requests_total"], self._stats.requests)
+        if self._stats.timeouts:
+            set_count(_COUNTER["requests_timed_out"], self._stats.timeouts)
+
+    def _count_connections(self, change: int) -> None:
+        self._endpoint.count(_COUNTER["connections"], change)
+        if change > 0:
+            self._endpoint.count(_COUNTER["connections_total"], change)
+
+    # ---- life ----
+
     def start(self) -> None:
-        for server in self._servers:
-            server.start()
+        self.server.start()
         self._inbox.start()
+        if self._age is not None:
+            self._age.start(self._leave, f"max_age={self._settings.max_age:g}")
+
+    def _leave(self, reason: str) -> None:
+        """Served enough: ask for a successor, and go on until it is there."""
+        self.server.requests_limit = NEVER
+        if not self._leaving:
+            self._leaving = True
+            self.on_leaving(reason)
 
     def flush(self) -> None:
         """Write what is buffered."""
+        if self.server.access_log is not None:
+            self.server.access_log.flush()
 
     def reopen(self) -> None:
         """After a log rotation."""
+        if self.server.access_log is not None:
+            self.server.access_log.reopen()
 
     def drain(self, seconds: float, last: bool) -> None:
-        """Take nothing new; what runs may finish, streams are told to end.
+        """Take nothing new; what runs may finish, streams are told to end, one after the other.
 
         Args:
             last: Nobody else listens: what the kernel has queued is still accepted.
         """
-        for server in self._servers:
-            server.stop_accepting()
-        subscription.drain_cores(Draining if last else Restarting)
         deadline = time.monotonic() + seconds
-        for server in self._servers:
-            server.stop(timeout=max(deadline - time.monotonic(), 0.0))
+        self.server.begin_drain(last)
+        ending = gevent.spawn(self._end_streams, Draining if last else Restarting, seconds)
+        self.server.wait_empty(seconds)
+        ending.kill()
+        self.server.stop(max(deadline - time.monotonic(), 0.0))
+        subscription.drain_cores()
+
+    def _end_streams(self, reason: type[Draining], seconds: float) -> None:
+        cores = list(subscription.open_cores())
+        pause = min(self._settings.drain_spread, seconds * 0.8) / max(len(cores), 1)
+        for core in cores:
+            core.end(reason)
+            gevent.sleep(pause)
+        while True:  # those that came over connections that were open
+            subscription.drain_cores(reason)
+            gevent.sleep(DRAIN_LOOK)

@@ -270,22 +270,50 @@ class Core:
         self.own = None
 
 
-_request_core: contextvars.ContextVar[Core | None] = contextvars.ContextVar("channels_core", default=None)
+class Seat:
+    """A request that may get a core: it is made when the request first needs one."""
+
+    __slots__ = ("core", "watcher")
+
+    def __init__(self, watcher: Any) -> None:
+        self.watcher = watcher
+        self.core: Core | None = None
+
+    def take(self) -> Core:
+        """Its core."""
+        if self.core is None:
+            self.core = Core(fabric.current("a request"), self.watcher)
+            _open_cores.add(self.core)
+        return self.core
+
+    def close(self) -> None:
+        """The request is over, however it ended."""
+        if self.core is not None:
+            self.core.close()
+
+
+_request: contextvars.ContextVar[Seat | None] = contextvars.ContextVar("channels_request", default=None)
 _greenlet_cores: weakref.WeakKeyDictionary[Any, Core] = weakref.WeakKeyDictionary()
 _open_cores: weakref.WeakSet[Core] = weakref.WeakSet()
 
 
-def bind_request(watcher: Any = None) -> tuple[Core, contextvars.Token[Core | None]]:
-    """The server: a request begins in this greenlet."""
-    core = Core(fabric.current("a request"), watcher)
-    _open_cores.add(core)
-    return core, _request_core.set(core)
+def seat_request(watcher: Any) -> Seat:
+    """The server: a request begins in this context, which is given up with it."""
+    seat = Seat(watcher)
+    _request.set(seat)
+    return seat
 
 
-def unbind_request(core: Core, token: contextvars.Token[Core | None]) -> None:
-    """The server: it is over, however it ended."""
+def bind_request(watcher: Any = None) -> tuple[Core, contextvars.Token[Seat | None]]:
+    """A request begins in this greenlet, in a context that goes on."""
+    seat = Seat(watcher)
+    return seat.take(), _request.set(seat)
+
+
+def unbind_request(core: Core, token: contextvars.Token[Seat | None]) -> None:
+    """It is over, however it ended."""
     try:
-        _request_core.reset(token)
+        _request.reset(token)
     except ValueError:  # closed from another context, as when a response is closed by another greenlet
         pass
     core.close()
@@ -293,9 +321,9 @@ def unbind_request(core: Core, token: contextvars.Token[Core | None]) -> None:
 
 def current_core() -> Core:
     """This request's core, or this greenlet's."""
-    core = _request_core.get()
-    if core is not None:
-        return core
+    seat = _request.get()
+    if seat is not None:
+        return seat.take()
     greenlet = getcurrent()
     core = _greenlet_cores.get(greenlet)
     if core is None:
@@ -414,7 +442,8 @@ def _wait_fd(fd: Any, events: int, timeout: float | None) -> bool:
     if getcurrent() is hub:
         raise RuntimeError("nothing may wait in a callback of the hub; use gevent.spawn")
     number = fd if isinstance(fd, int) else fd.fileno()
-    core = _request_core.get()
+    seat = _request.get()
+    core = None if seat is None else seat.take()
     if core is None and fabric._current is not None:
         core = _greenlet_cores.get(getcurrent())
     if core is not None:
@@ -477,6 +506,7 @@ __all__ = [
     "ClientGone",
     "Core",
     "Message",
+    "Seat",
     "Subscription",
     "bind_request",
     "channel_fd",
@@ -486,6 +516,7 @@ __all__ = [
     "current_core",
     "drain_cores",
     "open_cores",
+    "seat_request",
     "subscribe",
     "unbind_request",
     "wait_fd_read",

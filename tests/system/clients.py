@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import os
-import re
 import socket
 import threading
 import time
@@ -144,32 +143,21 @@ def in_flight(server: Server, path: str) -> InBackground:
 
 def connections(server: Server) -> list[int]:
     """Connected sockets by worker, as the kernel sees them."""
-    return [
-        sum(1 for fd in Path(f"/proc/{pid}/fd").iterdir() if is_connection(fd, server.address[1]))
-        for pid in server.workers.values()
-    ]
+    port = server.address[1]
+    connected = {
+        f"socket:[{words[9]}]"
+        for words in map(str.split, Path("/proc/net/tcp").read_text().splitlines()[1:])
+        if words[3] == "01" and int(words[1].partition(":")[2], 16) == port
+    }
+    return [sum(name in connected for name in descriptors(pid)) for pid in server.workers.values()]
 
 
-def is_connection(fd: Path, port: int) -> bool:
-    try:
-        inode = re.fullmatch(r"socket:\[(\d+)\]", os.readlink(fd))
-    except OSError:
-        return False
-    if inode is None:
-        return False
-    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-        words = line.split()
-        if words[9] == inode[1]:
-            return words[3] == "01" and int(words[1].partition(":")[2], 16) == port
-    return False
-
-
-def router_pid(server: Server) -> int:
-    """The supervisor's child that is no worker."""
-    found = children(server.pid) - set(server.workers.values())
-    assert len(found) == 1, found
-    return found.pop()
-
-
-def children(pid: int) -> set[int]:
-    return {int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+def descriptors(pid: int) -> list[str]:
+    """What the process has open, by the names that the kernel gives."""
+    names = []
+    for fd in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            names.append(os.readlink(fd))
+        except OSError:
+            continue
+    return names

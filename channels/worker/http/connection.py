@@ -269,8 +269,13 @@ class Connection(Sending):
 
     # ---- between requests ----
 
-    def finished(self, keep: bool) -> None:
-        """The running request's answer is out."""
+    def finished(self, keep: bool, last: bool) -> None:
+        """The running request's answer is out.
+
+        Args:
+            keep: The connection goes on.
+            last: The client has said that it says no more, and all that it said was read.
+        """
         server = self.server
         exchange, self.exchange = self.exchange, None
         server.stats.running -= 1
@@ -278,7 +283,7 @@ class Connection(Sending):
             server.running.entries.pop(exchange, None)
         if self.closed:
             pass
-        elif self.handed is not None or self.gone:
+        elif self.handed is not None or self.gone or (last and not self.buffer and self.plain):
             self.close()
         elif not keep:
             self.end()

@@ -374,7 +374,8 @@ class Exchange:
             self.bound = None
         keep = self.keep_alive
         if self.body is not None and not self.body.ended:
-            keep = keep and self.body.discard()
+            keep = self.body.discard() and keep
         if server.access_log is not None:
             server.access_log.write(self, time.perf_counter() - self.began)
-        connection.finished(keep)
+        read = self.body is None or self.body.ended
+        connection.finished(keep and read, read and not self.head.keep_alive)
