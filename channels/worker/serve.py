@@ -15,15 +15,17 @@ import gevent
 from channels import passing
 from channels.assignment import Assignment
 from channels.core import native
-from channels.errors import BadSetting, Draining, Restarting
+from channels.errors import BadSetting, ChannelsError, Draining, Restarting
 from channels.settings import Settings
 from channels.worker import control, subscription
 from channels.worker.application import WSGIApplication
 from channels.worker.client import Client
 from channels.worker.http.accept import AcceptPolicy
 from channels.worker.http.config import HttpConfig
+from channels.worker.http.exchange import Exchange
 from channels.worker.http.server import NEVER, Server
 from channels.worker.inbox import InboxReader
+from channels.worker.streams import Streams, StreamStart
 
 log = logging.getLogger("channels")
 
@@ -86,6 +88,8 @@ class Serving:
             accept_policy=AcceptPolicy(neighbours.connections) if settings.accept == "load" else None,
         )
         self._stats = server.stats
+        self._streams = Streams(client)
+        server.on_stream = self._take_stream
         server.on_connections = self._count_connections
         if settings.max_requests:
             server.requests_limit = settings.max_requests + random.randint(0, settings.max_requests_jitter)
@@ -109,7 +113,7 @@ class Serving:
         if seat.core is not None:
             seat.core.close()
         set_count = self._endpoint.set_count
-        set_count(_COUNTER["requests_running"], self._stats.running - 1)
+        set_count(_COUNTER["requests_running"], max(self._stats.running - 1, 0))
         set_count(_COUNTER["requests_total"], self._stats.requests)
         if self._stats.timeouts:
             set_count(_COUNTER["requests_timed_out"], self._stats.timeouts)
@@ -118,6 +122,22 @@ class Serving:
         self._endpoint.count(_COUNTER["connections"], change)
         if change > 0:
             self._endpoint.count(_COUNTER["connections_total"], change)
+
+    def _take_stream(self, exchange: Exchange, start: Any) -> bool:
+        """Event streams that need nothing of their application any more are written natively."""
+        if type(start) is not StreamStart or not exchange.give_away():
+            return False
+
+        def ended(what: str) -> None:
+            exchange.connection.gone = exchange.connection.gone or what == "gone"
+            exchange.complete()
+
+        try:
+            self._streams.take_over(start, exchange.connection.fileno(), exchange.chunked, ended)
+        except (ChannelsError, OSError):
+            exchange.take_back()
+            return False
+        return True
 
     # ---- life ----
 
@@ -159,8 +179,10 @@ class Serving:
         subscription.drain_cores()
 
     def _end_streams(self, reason: type[Draining], seconds: float) -> None:
+        spread = min(self._settings.drain_spread, seconds * 0.8)
+        gevent.spawn(self._streams.drain, spread)
         cores = list(subscription.open_cores())
-        pause = min(self._settings.drain_spread, seconds * 0.8) / max(len(cores), 1)
+        pause = spread / max(len(cores), 1)
         for core in cores:
             core.end(reason)
             gevent.sleep(pause)

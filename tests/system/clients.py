@@ -161,3 +161,14 @@ def descriptors(pid: int) -> list[str]:
         except OSError:
             continue
     return names
+
+
+def router_pid(server: Server) -> int:
+    """The supervisor's child that is no worker."""
+    found = children(server.pid) - set(server.workers.values())
+    assert len(found) == 1, found
+    return found.pop()
+
+
+def children(pid: int) -> set[int]:
+    return {int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}

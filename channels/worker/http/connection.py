@@ -278,7 +278,8 @@ class Connection(Sending):
         """
         server = self.server
         exchange, self.exchange = self.exchange, None
-        server.stats.running -= 1
+        if not self.detached:
+            server.stats.running -= 1
         if server.config.request_timeout:
             server.running.entries.pop(exchange, None)
         if self.closed:
@@ -286,6 +287,9 @@ class Connection(Sending):
         elif self.handed is not None or self.gone or (last and not self.buffer and self.plain):
             self.close()
         elif not keep:
+            if self.detached:
+                self.detached = False
+                self.io.start(self._readable)
             self.end()
         else:
             if self._paused:

@@ -142,6 +142,27 @@ class Exchange:
         self.keep_alive = False
         return self.connection.hand_over()
 
+    def give_away(self) -> bool:
+        """The rest of the answer is written by somebody else, straight to the socket; False: it cannot be.
+
+        Whoever takes it calls `complete` at its end, in the hub, and no greenlet waits for it until then.
+        """
+        connection = self.connection
+        if not connection.plain or self.mute or self.left >= 0 or not self.head_sent or connection.gone:
+            return False
+        self.taken = True
+        self.keep_alive = False
+        connection.detach()
+        connection.server.running.entries.pop(self, None)
+        connection.server.stats.running -= 1
+        return True
+
+    def take_back(self) -> None:
+        """It was not taken after all."""
+        self.taken = False
+        self.connection.server.stats.running += 1
+        self.connection.resume()
+
     # ---- the head ----
 
     def _start(self, total: int) -> bytes:
@@ -243,9 +264,6 @@ class Exchange:
                 self.complete()
 
     def _serve(self, result: Iterable[bytes]) -> None:
-        taker = self.connection.server.on_stream
-        if taker is not None and getattr(result, "is_event_stream", False) and taker(self, result):
-            return  # whoever took it calls result.close() and complete()
         try:
             if not self.taken:
                 self._send(result)
@@ -263,9 +281,12 @@ class Exchange:
                 return
         elif kind is FileWrapper and self._send_file(result):  # type: ignore[arg-type]
             return
+        taker = self.connection.server.on_stream
         for part in result:
             if part:
                 self.write(part)
+                if type(part) is not bytes and taker is not None and taker(self, part):
+                    return
         self.end()
 
     def _send_whole(self, body: bytes) -> None:

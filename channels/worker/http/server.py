@@ -26,7 +26,7 @@ from channels.worker.http.clock import Clock
 from channels.worker.http.config import HttpConfig
 from channels.worker.http.connection import Connection
 from channels.worker.http.deadlines import Deadlines
-from channels.worker.http.exchange import RequestTimeout
+from channels.worker.http.exchange import Exchange, RequestTimeout
 from channels.worker.http.files import FileWrapper
 from channels.worker.http.head import Head, HeadParser
 from channels.worker.http.peers import Peers
@@ -125,7 +125,9 @@ class Server:
         self.unbind_request = unbind_request or (lambda bound: None)
         self.on_head = on_head
         self.accept_policy = accept_policy
-        self.on_stream: Callable[[Any, Any], bool] | None = None  # takes an answer over that is an event stream
+        self.on_stream: Callable[[Exchange, Any], bool] | None = (
+            None  # may take over after a part that is no plain bytes
+        )
         self.on_connections: Callable[[int], None] = lambda change: None
         self.requests_limit = NEVER  # limit_reached is called from so many requests on
         self.limit_reached: Callable[[], None] = lambda: None
