@@ -144,11 +144,11 @@ class Settings:
     body_timeout: float = setting(
         30.0, "how long it may send nothing of a body that is waited for", "seconds", _between(0.1, 86400)
     )
-    write_timeout: float = setting(
-        60.0, "how long it may take nothing of an answer", "seconds", _between(0.1, 86400)
-    )
+    write_timeout: float = setting(60.0, "how long it may take nothing of an answer", "seconds", _between(0.1, 86400))
     request_timeout: float = setting(
-        0.0, "a request that takes longer is ended, with 504 if it has said nothing; 0: never", "seconds",
+        0.0,
+        "a request that takes longer is ended, with 504 if it has said nothing; 0: never",
+        "seconds",
         _between(0, 86400),
     )
     limit_request_line: int = setting(8190, "longest request line", "bytes", _between(64, 1 << 16))
