@@ -5,6 +5,7 @@ What the supervisor does in a server is done here by hand, so that tests can do 
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import select
@@ -189,6 +190,7 @@ class Cluster:
         if self.monkey:
             from gevent import monkey
 
+            gc.collect()  # patching looks at every object, and trips over a proxy of one that is gone
             monkey.patch_all()
         from channels.worker import client
 

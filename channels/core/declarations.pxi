@@ -239,7 +239,7 @@ cdef extern from "frame.h" nogil:
         size_t size
         uint32_t messages
     c_bool frame_message(frame_buffer *buffer, frame_kind kind, const frame_facts *facts)
-    c_bool frame_gap(frame_buffer *buffer, frame_kind kind, uint64_t missed)
+    c_bool frame_gap(frame_buffer *buffer, frame_kind kind, uint64_t missed, const uint8_t *name, size_t name_size)
     c_bool frame_raw(frame_buffer *buffer, frame_kind kind, const uint8_t *data, size_t size)
     void frame_reset(frame_buffer *buffer)
     void frame_free(frame_buffer *buffer)

@@ -496,7 +496,7 @@ cdef class Endpoint:
         shared_plus(&self.counters[4], number)
         for binding in channel.bindings:
             if binding.queue is None:
-                binding.group._gap(number)
+                binding.group._gap(number, channel.name)
             else:
                 binding.queue.dropped += number
         return 0

@@ -8,6 +8,7 @@
 #include "utf8.h"
 
 #define KEEP_CAPACITY (256u * 1024u)
+#define NAME_BYTES 255u
 #define CHUNK_HEAD_MAX 18u /* 16 hexadecimal digits, CR, LF */
 
 static bool reserve(struct frame_buffer *buffer, size_t more) {
@@ -125,23 +126,55 @@ static bool event(struct frame_buffer *buffer, bool chunked, const struct frame_
     return true;
 }
 
+/* An event stream is UTF-8 (WHATWG 9.2.3): what is none becomes U+FFFD. */
+static bool event_of_bytes(struct frame_buffer *buffer, bool chunked, const struct frame_facts *facts) {
+    uint8_t *text = malloc(3 * facts->body_size), *to = text;
+    if (text == NULL)
+        return false;
+    for (size_t i = 0; i < facts->body_size;) {
+        uint32_t point;
+        size_t left = facts->body_size - i, bytes = utf8_character(facts->body + i, left, &point);
+        to = bytes != 0 ? put(to, facts->body + i, bytes) : put_text(to, "\xef\xbf\xbd");
+        i += bytes != 0 ? bytes : utf8_broken(facts->body + i, left);
+    }
+    struct frame_facts clean = *facts;
+    clean.body = text;
+    clean.body_size = (size_t)(to - text);
+    bool done = event(buffer, chunked, &clean);
+    free(text);
+    return done;
+}
+
 bool frame_message(struct frame_buffer *buffer, enum frame_kind kind, const struct frame_facts *facts) {
-    bool done;
+    bool done, text = kind != FRAME_WS_BINARY && utf8_ok(facts->body, facts->body_size);
     if (kind == FRAME_SSE || kind == FRAME_SSE_CHUNKED)
-        done = event(buffer, kind == FRAME_SSE_CHUNKED, facts);
+        done = (text ? event : event_of_bytes)(buffer, kind == FRAME_SSE_CHUNKED, facts);
     else
-        done = frame_websocket(buffer,
-                               kind == FRAME_WS_TEXT && utf8_ok(facts->body, facts->body_size) ? WS_TEXT : WS_BINARY,
-                               facts->body, facts->body_size);
+        done = frame_websocket(buffer, text ? WS_TEXT : WS_BINARY, facts->body, facts->body_size);
     buffer->messages += done;
     return done;
 }
 
-bool frame_gap(struct frame_buffer *buffer, enum frame_kind kind, uint64_t missed) {
+bool frame_gap(struct frame_buffer *buffer, enum frame_kind kind, uint64_t missed, const uint8_t *name,
+               size_t name_size) {
     if (kind != FRAME_SSE && kind != FRAME_SSE_CHUNKED)
         return true;
-    uint8_t text[80];
-    uint8_t *end = put_text(text, "event: gap\ndata: {\"missed\": ");
+    uint8_t text[2 * NAME_BYTES + 80]; /* every byte of a name may need a backslash */
+    if (name_size > NAME_BYTES)
+        name = NULL;
+    uint8_t *end = put_text(text, "event: gap\ndata: {\"channel\":");
+    if (name == NULL) {
+        end = put_text(end, "null");
+    } else {
+        *end++ = '"';
+        for (size_t i = 0; i < name_size; i++) {
+            if (name[i] == '"' || name[i] == '\\')
+                *end++ = '\\';
+            *end++ = name[i];
+        }
+        *end++ = '"';
+    }
+    end = put_text(end, ",\"missed\":");
     end = put_number(end, missed, 10);
     end = put_text(end, "}\n\n");
     return frame_raw(buffer, kind, text, (size_t)(end - text));

@@ -26,7 +26,6 @@ cdef void _release_holder(void *holder) noexcept:
 
 
 cdef bint _frame(frame_buffer *buffer, int kind, Message message):
-    """The gap before it, and the message."""
     cdef frame_facts facts
     facts.epoch, facts.number = message.epoch, message.number
     facts.event, facts.event_size = NULL, 0
@@ -34,26 +33,46 @@ cdef bint _frame(frame_buffer *buffer, int kind, Message message):
         facts.event = <const uint8_t *>PyBytes_AS_STRING(message.event_name)
         facts.event_size = PyBytes_GET_SIZE(message.event_name)
     facts.body, facts.body_size = <const uint8_t *>PyBytes_AS_STRING(message.data), PyBytes_GET_SIZE(message.data)
-    if message.missed and not frame_gap(buffer, <frame_kind>kind, message.missed):
-        return False
     return frame_message(buffer, <frame_kind>kind, &facts)
 
 
-def frame(int kind, Message message):
-    """A message as a stream of this kind has it: SSE, SSE_CHUNKED, WS_TEXT (a binary frame if it is no UTF-8), WS_BINARY.
+cdef bint _gap(frame_buffer *buffer, int kind, uint64_t missed, str channel) except -1:
+    cdef Py_ssize_t size = 0
+    cdef const char *name = NULL
+    if channel is not None:
+        name = PyUnicode_AsUTF8AndSize(channel, &size)
+    return frame_gap(buffer, <frame_kind>kind, missed, <const uint8_t *>name, size)
 
-    With `message.missed`, an SSE event named "gap" stands before it.
-    """
-    cdef frame_buffer buffer
-    memset(&buffer, 0, sizeof(buffer))
-    if not 0 <= kind < FRAME_KINDS:
-        raise ValueError("no such kind of stream")
+
+cdef bytes _taken(frame_buffer *buffer, bint done):
     try:
-        if not _frame(&buffer, kind, message):
+        if not done:
             raise MemoryError()
         return PyBytes_FromStringAndSize(<const char *>buffer.data, buffer.size)
     finally:
-        frame_free(&buffer)
+        frame_free(buffer)
+
+
+def frame(int kind, Message message):
+    """A message as a stream of this kind has it: SSE, SSE_CHUNKED, WS_TEXT (a binary frame if it is no UTF-8), WS_BINARY."""
+    cdef frame_buffer buffer
+    memset(&buffer, 0, sizeof(buffer))
+    _check_kind(kind)
+    return _taken(&buffer, _frame(&buffer, kind, message))
+
+
+def gap_frame(int kind, uint64_t missed, str channel=None):
+    """What tells a stream of this kind how many messages it missed, of a channel or of several; empty for WebSockets."""
+    cdef frame_buffer buffer
+    memset(&buffer, 0, sizeof(buffer))
+    _check_kind(kind)
+    return _taken(&buffer, _gap(&buffer, kind, missed, channel))
+
+
+cdef int _check_kind(int kind) except -1:
+    if not 0 <= kind < FRAME_KINDS:
+        raise ValueError("no such kind of stream")
+    return 0
 
 
 @cython.final
@@ -96,8 +115,9 @@ cdef class Stream:
         return False
 
     def send_message(self, Message message):
-        """The same with a message, framed."""
-        return self.send(frame(self.kind, message))
+        """The same with a message, framed, and the gap before it."""
+        data = frame(self.kind, message)
+        return self.send(gap_frame(self.kind, message.missed, message.channel) + data if message.missed else data)
 
     def end(self, bytes last):
         """Write `last` behind what waits, and then report "done"; nothing more is taken."""
@@ -145,20 +165,12 @@ cdef class Stream:
 
     cdef int _tell_gap(self) except -1:
         """Nothing waits any more: now it learns what it missed."""
-        cdef frame_buffer buffer
         cdef bytes text
-        if not self.untold:
-            return 0
-        memset(&buffer, 0, sizeof(buffer))
-        if not frame_gap(&buffer, <frame_kind>self.kind, self.untold):
-            return 0  # no memory: with the next chance
-        self.untold = 0
-        try:
-            if buffer.size:
-                text = PyBytes_FromStringAndSize(<const char *>buffer.data, buffer.size)
+        if self.untold:
+            text = gap_frame(self.kind, self.untold, None if self.group is None else self.group.only)
+            self.untold = 0
+            if text:
                 self.send(text)
-        finally:
-            frame_free(&buffer)
         return 0
 
 
@@ -175,11 +187,11 @@ cdef class StreamGroup(Member):
     cdef bint dirty
     cdef uint64_t gaps        # messages missed of which the buffer tells
     cdef bint spoke           # since the last heartbeat
-    cdef public object key
+    cdef public object key    # the owner's
+    cdef public str only      # its channel, if it is in a single one
 
     def __cinit__(self, Streams streams, int kind):
-        if not 0 <= kind < FRAME_KINDS:
-            raise ValueError("no such kind of stream")
+        _check_kind(kind)
         self.streams, self.kind = streams, kind
 
     def __dealloc__(self):
@@ -263,11 +275,11 @@ cdef class StreamGroup(Member):
             self.flush()
         return 0
 
-    cdef int _gap(self, uint64_t missed) except -1:
+    cdef int _gap(self, uint64_t missed, str channel) except -1:
         """This worker lost messages of a channel."""
         cdef Stream stream
         if self.kind == FRAME_SSE or self.kind == FRAME_SSE_CHUNKED:
-            if self.count_ and frame_gap(&self.buffer, <frame_kind>self.kind, missed):
+            if self.count_ and _gap(&self.buffer, self.kind, missed, channel):
                 self.gaps += missed
                 if not self.dirty:
                     self.dirty = True
@@ -366,8 +378,9 @@ cdef class Streams:
         """
         cdef epoll_event event
         cdef Stream stream = Stream.__new__(Stream)
-        if not 0 <= kind < FRAME_KINDS or limit < 1:
-            raise ValueError("no such kind of stream, or no room in it")
+        _check_kind(kind)
+        if limit < 1:
+            raise ValueError("a stream needs room for at least 1 byte")
         if fd in self.by_fd:
             raise ValueError(f"descriptor {fd} is a stream already")
         stream.c.fd, stream.kind, stream.limit, stream.owner, stream.streams = fd, kind, limit, owner, self

@@ -32,6 +32,24 @@ static inline size_t utf8_character(const uint8_t *at, size_t left, uint32_t *po
     return *point < least || *point > 0x10ffff || (*point >= 0xd800 && *point <= 0xdfff) ? 0 : bytes;
 }
 
+/* Bytes that one U+FFFD stands for where utf8_character() finds none: the maximal subpart (Unicode 15, section 3.9,
+ * table 3-8), as browsers and Python replace. */
+static inline size_t utf8_broken(const uint8_t *at, size_t left) {
+    uint8_t low = 0x80, high = 0xbf;
+    size_t most = at[0] >= 0xf0 && at[0] <= 0xf4 ? 3 : (at[0] & 0xf0) == 0xe0 ? 2 : 1, bytes = 1;
+    if (at[0] == 0xe0)
+        low = 0xa0;
+    else if (at[0] == 0xed)
+        high = 0x9f;
+    else if (at[0] == 0xf0)
+        low = 0x90;
+    else if (at[0] == 0xf4)
+        high = 0x8f;
+    for (; bytes < most && bytes < left && at[bytes] >= low && at[bytes] <= high; bytes++)
+        low = 0x80, high = 0xbf;
+    return bytes;
+}
+
 static inline bool utf8_ok(const uint8_t *text, size_t size) {
     uint32_t point;
     for (size_t i = 0; i < size;) {

@@ -5,12 +5,14 @@ The format is that of the WHATWG HTML living standard, section 9.2.  Runs in: wo
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Callable
 
+from channels.core import native
 from channels.errors import Draining
 from channels.web.frames import FrameCache
 from channels.web.pulse import pulse
@@ -98,18 +100,13 @@ def _data_lines(data: bytes) -> bytes:
     return b"data: " + b"\ndata: ".join(_LINE_END.split(data)) + b"\n\n"
 
 
-def _message_frame(message: Message) -> bytes:
-    name = message.event
-    event = b"" if name is None else b"event: " + name.encode() + b"\n"  # checked by whoever sent it
-    return b"id: %b\n%b%b" % (message.id.encode(), event, _data_lines(message.data))
+def gap_frame(channel: str | None, missed: int | None) -> bytes:
+    """An event "gap" that tells of a loss: the channel, and how many messages were missed; null: nobody knows."""
+    text = json.dumps({"channel": channel, "missed": missed}, separators=(",", ":"))
+    return b"event: gap\ndata: " + text.encode() + b"\n\n"
 
 
-def gap_frame(missed: int | None) -> bytes:
-    """Tells the client of a loss: an event "gap" with how many messages it missed; null: nobody knows."""
-    return b"event: gap\ndata: " + json.dumps({"missed": missed}).encode() + b"\n\n"
-
-
-_frames = FrameCache(_message_frame)
+_frames = FrameCache(functools.partial(native.frame, native.SSE))
 
 
 class EventStream:
@@ -166,8 +163,8 @@ class EventStream:
         epoch, _, number = last_event_id.partition("-")
         if len(self.channels) == 1 and found and found[0] is not None and found[0][0] == epoch and number.isdigit():
             missed = found[0][1] - int(number)
-            return gap_frame(missed) if missed > 0 else b""
-        return gap_frame(None)
+            return gap_frame(self.channels[0], missed) if missed > 0 else b""
+        return gap_frame(self.channels[0] if len(self.channels) == 1 else None, None)
 
     def beat(self) -> None:
         self._beat = True
@@ -206,7 +203,7 @@ class EventStream:
             if message is None:
                 break
             if message.missed:
-                gap = gap_frame(message.missed)
+                gap = gap_frame(message.channel, message.missed)
                 parts.append(gap)
                 size += len(gap)
             frame = _frames.get(message) if self.transform is None and self.filter is None else self._own(message)
@@ -235,7 +232,7 @@ class EventStream:
         pulse().remove(self)
         sub = self.subscription
         if sub.overflowed:
-            return gap_frame(None)
+            return gap_frame(None, None)
         if sub.reason is not None and issubclass(sub.reason, Draining):
             # Everybody connects again: not at the same time.
             return retry_field(self.retry + random.uniform(0, self.spread))

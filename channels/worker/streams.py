@@ -14,13 +14,13 @@ from typing import Any, Callable, Protocol
 import gevent
 
 from channels.core import native
+from channels.settings import Settings
 from channels.worker.client import Client
 from channels.worker.subscription import Subscription
 
 log = logging.getLogger("channels")
 
 DRAIN_STEP = 0.05  # seconds between two lots of streams that are ended
-RETRY_LEAST = 0.1  # seconds that an EventSource waits before it comes back
 
 SSE_HEARTBEAT = b":\n\n"
 LAST_CHUNK = b"0\r\n\r\n"
@@ -60,13 +60,13 @@ class StreamStart(bytes):
 class EventStream:
     """A response of server-sent events that was taken over."""
 
-    __slots__ = ("_cut", "_ended", "_retry", "stream")
+    __slots__ = ("_cut", "_ended", "_retry", "_spread")
 
-    def __init__(self, retry: float, cut: bool, ended: Callable[[str], None]) -> None:
-        self._retry = retry
-        self._cut = cut
+    def __init__(self, settings: Settings, ended: Callable[[str], None]) -> None:
+        self._retry = settings.stream_retry
+        self._spread = settings.drain_spread
+        self._cut = settings.stream_overflow == "close"
         self._ended = ended
-        self.stream: Any = None
 
     def stream_event(self, stream: native.Stream, what: str) -> None:
         if what != "gap":
@@ -75,8 +75,7 @@ class EventStream:
             self._end(stream, b"")
 
     def stream_drain(self, stream: native.Stream) -> None:
-        wait = int(1000 * (RETRY_LEAST + random.random() * self._retry))
-        self._end(stream, b"retry: %d\n\n" % wait)
+        self._end(stream, b"retry: %d\n\n" % round(1000 * (self._retry + random.uniform(0, self._spread))))
 
     def _end(self, stream: native.Stream, last: bytes) -> None:
         if stream.kind == native.SSE_CHUNKED:
@@ -121,8 +120,7 @@ class Streams:
         Args:
             ended: Called in the hub with "gone" or "done", once; the socket is the caller's again.
         """
-        settings = self._client.settings
-        owner = EventStream(settings.drain_spread, settings.stream_overflow == "close", ended)
+        owner = EventStream(self._client.settings, ended)
         subscription = start.subscription
         stream = self.open(fd, native.SSE_CHUNKED if chunked else native.SSE, owner)
         try:
@@ -185,6 +183,7 @@ class Streams:
         if group is None:
             group = self._groups[key] = native.StreamGroup(self._native, stream.kind)
             group.key = key
+            group.only = next(iter(exact)) if len(exact) == 1 and not prefixes else None
         self._joining[key] = self._joining.get(key, 0) + 1
         try:
             for name in exact:

@@ -200,7 +200,7 @@ def test_a_client_that_was_too_slow_is_told_how_many_it_missed(fabric: object) -
     while made.subscription.dropped < 7:
         gevent.sleep(0.001)
     events = parse(next(made))
-    assert (events[0].type, json.loads(events[0].data)) == ("gap", {"missed": 7})
+    assert (events[0].type, json.loads(events[0].data)) == ("gap", {"channel": "a", "missed": 7})
     assert [event.data for event in events[1:]] == ["7", "8", "9", "10", "11"]
     made.close()
 
@@ -227,7 +227,7 @@ def test_who_comes_back_is_told_what_was_missed_meanwhile(fabric: object) -> Non
     assert [keeper.get(timeout=5) for _ in range(4)]
     again = sse.EventStream(("a",), last_event_id=last_id)
     (gap,) = parse(next(again))
-    assert (gap.type, json.loads(gap.data)) == ("gap", {"missed": 3})
+    assert (gap.type, json.loads(gap.data)) == ("gap", {"channel": "a", "missed": 3})
     again.close()
     up_to_date = sse.EventStream(("a",), last_event_id=f"{last_id.partition('-')[0]}-4")
     assert parse(next(up_to_date)) == []
@@ -238,7 +238,7 @@ def test_who_comes_back_is_told_what_was_missed_meanwhile(fabric: object) -> Non
 def test_an_id_of_another_time_means_that_nobody_knows_what_was_missed(fabric: object, text: str) -> None:
     made = sse.EventStream(("a",), last_event_id=text)
     (gap,) = parse(next(made))
-    assert json.loads(gap.data) == {"missed": None}
+    assert json.loads(gap.data) == {"channel": "a", "missed": None}
     made.close()
 
 
