@@ -6,6 +6,7 @@ Pure: reads no file and no environment; `cli` and `master` hand in what they fou
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any, Callable
 
@@ -14,6 +15,8 @@ from channels.errors import BadSetting
 KIB = 1024
 MIB = 1024 * KIB
 DIRECT_BYTES = 128 * MIB
+SLOTS_MAX = 256  # as in core/layout.h
+WORKERS_MAX = 120  # with successors for all of them, and the router, there are slots enough
 
 
 def _between(low: float, high: float) -> Callable[[Any], str | None]:
@@ -56,6 +59,10 @@ def direct_ring_size(slots: int) -> int:
     return size
 
 
+def _bind(value: Any) -> str | None:
+    return None if value else "must not be empty: where to listen?"
+
+
 def setting(
     default: Any, doc: str, unit: str = "", check: Callable[[Any], str | None] | None = None, flags: str = ""
 ) -> Any:
@@ -71,10 +78,10 @@ class Settings:
     """Everything that can be set.  One instance per master; workers inherit it by the fork."""
 
     app: str = setting("", "the WSGI application: MODULE:NAME, or MODULE:CALL(...) for a factory", flags="--wsgi-app")
-    bind: list[str] = setting(["127.0.0.1:8000"], "where to listen: HOST:PORT, [IPV6]:PORT or unix:PATH", flags="-b")
+    bind: list[str] = setting(["127.0.0.1:8000"], "where to listen: HOST:PORT, [IPV6]:PORT or unix:PATH", check=_bind, flags="-b")
     backlog: int = setting(2048, "connections that the kernel queues", "connections", _between(1, 1 << 16))
-    workers: int = setting(1, "worker processes", check=_between(1, 120), flags="-w")
-    max_workers: int = setting(0, "workers at most, so that TTIN has room; 0: twice `workers`", check=_between(0, 120))
+    workers: int = setting(1, "worker processes", check=_between(1, WORKERS_MAX), flags="-w")
+    max_workers: int = setting(0, "workers at most, so that TTIN has room; 0: twice `workers`", check=_between(0, WORKERS_MAX))
     worker_class: str = setting("", "ignored: every worker runs gevent", flags="-k")
     preload_app: bool = setting(False, "import the application once, before the workers are forked", flags="--preload")
     reload: bool = setting(False, "for development: reload when a source file changes")
@@ -86,7 +93,7 @@ class Settings:
     user: str = setting("", "user that the workers run as", flags="-u")
     group: str = setting("", "group that the workers run as", flags="-g")
     umask: int = setting(
-        0, "file mode bits that new files do not get", "octal on the command line", _between(0, 0o777), "-m"
+        0, "file mode bits that Unix sockets do not get", "octal on the command line", _between(0, 0o777), "-m"
     )
     control: str = setting(
         "",
@@ -224,7 +231,7 @@ class Settings:
     @property
     def most_workers(self) -> int:
         """What TTIN can reach."""
-        return self.max_workers or 2 * self.workers
+        return self.max_workers or min(2 * self.workers, WORKERS_MAX)
 
     @property
     def direct_ring_size(self) -> int:
@@ -241,42 +248,67 @@ def _parse(field: dataclasses.Field[Any], value: Any) -> Any:
     """A value from a file, the environment or the command line, as the field's type."""
     kind = str(field.type)
     try:
-        if kind.startswith("list"):
-            return [part.strip() for part in value.split(",")] if isinstance(value, str) else list(value)
-        if kind == "bool":
-            if isinstance(value, str):
-                return {
-                    "1": True,
-                    "true": True,
-                    "yes": True,
-                    "on": True,
-                    "0": False,
-                    "false": False,
-                    "no": False,
-                    "off": False,
-                    "": False,
-                }[value.lower()]
-            if not isinstance(value, bool):
-                raise ValueError
-            return value
-        if kind == "int":
-            if isinstance(value, bool) or (isinstance(value, float) and value != int(value)):
-                raise ValueError
-            return int(value, 8) if field.name == "umask" and isinstance(value, str) else int(value)
-        if kind == "float":
-            if isinstance(value, bool):
-                raise ValueError
-            return float(value)
-        if kind == "str":
-            if not isinstance(value, str):
-                raise ValueError
-            return value
-    except (KeyError, ValueError, TypeError, AttributeError):
-        raise BadSetting(field.name, value, f"must be {_KINDS.get(kind, kind)}") from None
+        return _PARSERS[kind.partition("[")[0]](field, value)
+    except (KeyError, ValueError, TypeError, OverflowError):
+        raise BadSetting(field.name, value, f"must be {_KINDS[kind.partition('[')[0]]}") from None
+
+
+def _parse_list(field: dataclasses.Field[Any], value: Any) -> list[str]:
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, (list, tuple)):
+        raise TypeError
+    return [_text(part).strip() for part in parts if part != ""]
+
+
+def _parse_bool(field: dataclasses.Field[Any], value: Any) -> bool:
+    if isinstance(value, str):
+        return _TRUTHS[value.strip().lower()]
+    if not isinstance(value, bool):
+        raise TypeError
     return value
 
 
-_KINDS = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "text"}
+def _parse_int(field: dataclasses.Field[Any], value: Any) -> int:
+    if isinstance(value, bool) or (isinstance(value, float) and value != int(value)):
+        raise ValueError
+    return int(value, 8) if field.name == "umask" and isinstance(value, str) else int(value)
+
+
+def _parse_float(field: dataclasses.Field[Any], value: Any) -> float:
+    if isinstance(value, bool):
+        raise TypeError
+    return float(value)
+
+
+def _parse_str(field: dataclasses.Field[Any], value: Any) -> str:
+    if field.name in ("user", "group") and isinstance(value, int) and not isinstance(value, bool):
+        return str(value)  # its number
+    text = _text(value)
+    return text.lower() if field.name == "loglevel" else text
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or "\0" in value:
+        raise TypeError
+    return value
+
+
+_TRUTHS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+_TRUTHS[""] = False
+_PARSERS: dict[str, Callable[[dataclasses.Field[Any], Any], Any]] = {
+    "list": _parse_list,
+    "bool": _parse_bool,
+    "int": _parse_int,
+    "float": _parse_float,
+    "str": _parse_str,
+}
+_KINDS = {
+    "list": "a list of text",
+    "bool": "true or false",
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text without NUL",
+}
 FIELDS: dict[str, dataclasses.Field[Any]] = {field.name: field for field in dataclasses.fields(Settings)}
 
 
@@ -287,7 +319,9 @@ def make(layers: Sequence[Mapping[str, Any]]) -> Settings:
         for name, value in layer.items():
             field = FIELDS.get(name)
             if field is None:
-                raise BadSetting(name, value, "there is no such setting; see `channels --help`")
+                close = difflib.get_close_matches(name, FIELDS, 1)
+                hint = f"did you mean {close[0]}?" if close else "see `channels --help`"
+                raise BadSetting(name, value, f"there is no such setting; {hint}")
             parsed = _parse(field, value)
             check = field.metadata.get("check")
             problem = check(parsed) if check is not None else None
@@ -297,6 +331,8 @@ def make(layers: Sequence[Mapping[str, Any]]) -> Settings:
     settings = Settings(**values)
     if settings.max_workers and settings.max_workers < settings.workers:
         raise BadSetting("max_workers", settings.max_workers, f"must be at least workers={settings.workers}")
+    if settings.spill_soft > settings.spill_hard:
+        raise BadSetting("spill_soft", settings.spill_soft, f"must not be more than spill_hard={settings.spill_hard}")
     return settings
 
 
