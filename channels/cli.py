@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any, Callable
 
@@ -18,12 +20,14 @@ from channels.worker import application
 from channels.worker import main as worker
 
 STATUS_USAGE = 2
+PATHS = ("chdir", "pidfile", "control", "errorlog")  # settings that mean the directory where the server was started
 
 
 def parser() -> argparse.ArgumentParser:
     """One option per setting."""
     made = argparse.ArgumentParser(
         prog="channels",
+        allow_abbrev=False,
         description="Serve a WSGI application with real-time channels between its worker processes.",
         epilog="Every option is also a name in the settings file and an environment variable: --send-timeout is "
         "send_timeout and CHANNELS_SEND_TIMEOUT.  Also: channels ls | top | tail NAME | send NAME DATA | "
@@ -65,14 +69,20 @@ def _shown(value: Any) -> str:
 
 
 def _loader(given: Mapping[str, Any], config: str | None) -> Callable[[], tuple[settings.Settings, Hooks]]:
-    """Defaults < file < environment < command line; read again at each reload."""
+    """Defaults < file < environment < command line; read again at each reload, wherever the process stands then."""
+    path = os.path.abspath((config or settings_file.DEFAULT).removeprefix("file:"))
+    start = os.getcwd()
 
     def load() -> tuple[settings.Settings, Hooks]:
-        file_values, functions = settings_file.read(config or settings_file.DEFAULT, must_exist=config is not None)
+        file_values, functions = settings_file.read(path, must_exist=config is not None)
         loaded = settings.make([file_values, settings.from_environment(os.environ), given])
-        identity.user_id(loaded.user)
-        identity.group_id(loaded.group)
-        return loaded, Hooks(functions)
+        identity.owner(loaded.user, loaded.group)
+        if loaded.chdir and not os.path.isdir(os.path.join(start, loaded.chdir)):
+            raise BadSetting("chdir", loaded.chdir, "there is no such directory")
+        absolute = {
+            name: os.path.join(start, getattr(loaded, name)) for name in PATHS if getattr(loaded, name) not in ("", "-")
+        }
+        return dataclasses.replace(loaded, **absolute), Hooks(functions)
 
     return load
 
@@ -110,15 +120,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _check(wanted: settings.Settings) -> int:
     """Import the application as a worker would."""
-    try:
-        application.load(wanted.app, wanted.chdir)
-    except ChannelsError:
-        raise
-    except Exception as error:
-        print(f"channels: cannot import {wanted.app!r}: {type(error).__name__}: {error}", file=sys.stderr)
+    if _import(wanted) is None:
         return worker.STATUS_APP
     print("the settings and the application are good")
     return 0
+
+
+def _import(wanted: settings.Settings) -> application.WSGIApplication | None:
+    """The application, or None after it was said why not.  Raises BadSetting."""
+    application.set_environment(wanted.raw_env)
+    try:
+        return application.load(wanted.app, wanted.chdir)
+    except ChannelsError:
+        raise
+    except (Exception, SystemExit) as error:
+        traceback.print_exc()
+        print(f"channels: cannot import {wanted.app!r}: {type(error).__name__}: {error}", file=sys.stderr)
+        return None
 
 
 def _serve(wanted: settings.Settings, hooks: Hooks, load: Callable[[], tuple[settings.Settings, Hooks]]) -> int:
@@ -133,7 +151,9 @@ def _serve(wanted: settings.Settings, hooks: Hooks, load: Callable[[], tuple[set
         raise BadSetting("errorlog", wanted.errorlog, f"cannot be written: {error.strerror}") from None
     if wanted.worker_class:
         log.log.info("worker_class=%s is ignored: every worker runs gevent", wanted.worker_class)
-    preloaded = application.load(wanted.app, wanted.chdir) if wanted.preload_app else None
+    preloaded = _import(wanted) if wanted.preload_app else None
+    if wanted.preload_app and preloaded is None:
+        return worker.STATUS_APP
     return Master(wanted, hooks, Estate(wanted), worker.run, load, preloaded).run()
 
 

@@ -221,7 +221,10 @@ class BadSetting(ChannelsError, ValueError):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"setting {self.name}={self.value!r}: {self.reason}"
+        shown = repr(self.value)
+        if len(shown) > 120:
+            shown = shown[:117] + "..."
+        return f"setting {self.name}={shown}: {self.reason}"
 
 
 class SegmentError(ChannelsError, OSError):

@@ -38,6 +38,9 @@ class Hooks:
         for name, function in self._functions.items():
             if name not in NAMES:
                 raise BadSetting(name, function, f"there is no such hook; those are {', '.join(NAMES)}")
+            given = NAMES[name][1]
+            if _arity(function, len(given)) is None:
+                raise BadSetting(name, function, f"as a hook it takes ({', '.join(given)}), or the last of these")
 
     def call(self, name: str, **given: Any) -> None:
         """Call it if there is one; what it raises passes."""
@@ -45,29 +48,32 @@ class Hooks:
         if function is None:
             return
         values = [given.get(wanted) for wanted in NAMES[name][1]]
-        function(*values[-_arity(function, len(values)) :])
+        function(*values[len(values) - (_arity(function, len(values)) or 0) :])
 
     def call_safely(self, name: str, **given: Any) -> None:
         """The same, where nothing can be stopped any more: what it raises is logged."""
         try:
             self.call(name, **given)
-        except Exception:
+        except (Exception, SystemExit):
             log.exception("hook %s failed", name)
 
     def __contains__(self, name: str) -> bool:
         return name in self._functions
 
 
-def _arity(function: Callable[..., Any], most: int) -> int:
-    """How many of the values it takes: the last ones, for a hook that wants the worker alone."""
+def _arity(function: Callable[..., Any], most: int) -> int | None:
+    """How many of the values it takes: the last ones, for a hook that wants the worker alone; None: it cannot be."""
     try:
-        parameters = inspect.signature(function).parameters.values()
+        signature = inspect.signature(function)
     except (TypeError, ValueError):
         return most
-    if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
-        return most
-    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    return max(1, min(most, len(positional)))
+    for count in range(most, -1, -1):
+        try:
+            signature.bind(*range(count))
+        except TypeError:
+            continue
+        return count
+    return None
 
 
 class ServerFacts:

@@ -8,24 +8,29 @@ import pwd
 
 from channels.errors import BadSetting
 
+NUMBER_MAX = 2**32 - 2  # (uid_t)-1 means "as it is" to the kernel
+
 
 def user_id(name: str) -> int | None:
     """Of a name or a number; None for "".  Raises BadSetting."""
-    if not name:
-        return None
     try:
-        return int(name) if name.isdigit() else pwd.getpwnam(name).pw_uid
-    except KeyError:
+        return _number(name) if name[:1].isdigit() else pwd.getpwnam(name).pw_uid if name else None
+    except (KeyError, ValueError):
         raise BadSetting("user", name, "there is no such user") from None
 
 
 def group_id(name: str) -> int | None:
-    if not name:
-        return None
     try:
-        return int(name) if name.isdigit() else grp.getgrnam(name).gr_gid
-    except KeyError:
+        return _number(name) if name[:1].isdigit() else grp.getgrnam(name).gr_gid if name else None
+    except (KeyError, ValueError):
         raise BadSetting("group", name, "there is no such group") from None
+
+
+def _number(text: str) -> int:
+    number = int(text)
+    if number > NUMBER_MAX:
+        raise ValueError
+    return number
 
 
 def owner(user: str, group: str) -> tuple[int, int] | None:
@@ -38,19 +43,27 @@ def owner(user: str, group: str) -> tuple[int, int] | None:
 
 
 def drop_privileges(user: str, group: str) -> None:
-    """For good: group and its list first, the user last.  Raises BadSetting, OSError."""
+    """For good: the groups first, the user last.  Raises BadSetting, OSError.
+
+    A user without `group` brings its own, one that is a mere number the group of the same number.  Of the groups that
+    this process was in none is left.
+    """
     uid, gid = user_id(user), group_id(group)
-    if uid is not None and gid is None:
+    if (uid in (None, os.geteuid())) and (gid in (None, os.getegid())) and (os.geteuid() != 0 or not (uid or gid)):
+        return  # nothing to drop
+    entry = None
+    if uid is not None:
         try:
-            gid = pwd.getpwuid(uid).pw_gid
+            entry = pwd.getpwuid(uid)
         except KeyError:
-            gid = None
-    if gid is not None and gid != os.getegid():
-        os.setgid(gid)
-    if uid is not None and uid != os.geteuid():
-        if gid is not None:
-            try:
-                os.initgroups(pwd.getpwuid(uid).pw_name, gid)
-            except KeyError:
-                os.setgroups([gid])
+            entry = None  # a number of nobody's
+    if gid is None:
+        gid = uid if entry is None else entry.pw_gid
+    assert gid is not None
+    os.setgid(gid)
+    if entry is not None and uid != 0:
+        os.initgroups(entry.pw_name, gid)
+    else:
+        os.setgroups([gid])
+    if uid is not None:
         os.setuid(uid)

@@ -78,10 +78,14 @@ class Settings:
     """Everything that can be set.  One instance per master; workers inherit it by the fork."""
 
     app: str = setting("", "the WSGI application: MODULE:NAME, or MODULE:CALL(...) for a factory", flags="--wsgi-app")
-    bind: list[str] = setting(["127.0.0.1:8000"], "where to listen: HOST:PORT, [IPV6]:PORT or unix:PATH", check=_bind, flags="-b")
+    bind: list[str] = setting(
+        ["127.0.0.1:8000"], "where to listen: HOST:PORT, [IPV6]:PORT or unix:PATH", check=_bind, flags="-b"
+    )
     backlog: int = setting(2048, "connections that the kernel queues", "connections", _between(1, 1 << 16))
     workers: int = setting(1, "worker processes", check=_between(1, WORKERS_MAX), flags="-w")
-    max_workers: int = setting(0, "workers at most, so that TTIN has room; 0: twice `workers`", check=_between(0, WORKERS_MAX))
+    max_workers: int = setting(
+        0, "workers at most, so that TTIN has room; 0: twice `workers`", check=_between(0, WORKERS_MAX)
+    )
     worker_class: str = setting("", "ignored: every worker runs gevent", flags="-k")
     preload_app: bool = setting(False, "import the application once, before the workers are forked", flags="--preload")
     reload: bool = setting(False, "for development: reload when a source file changes")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import runpy
 import types
 from typing import Any, Callable
 
@@ -12,24 +10,31 @@ from channels.errors import BadSetting
 from channels.hooks import NAMES
 
 DEFAULT = "channels.conf.py"
+ALIASES = {"wsgi_app": "app"}  # gunicorn's name -> ours
 
 
 def read(path: str, must_exist: bool) -> tuple[dict[str, Any], dict[str, Callable[..., Any]]]:
     """(settings, hooks).  Raises BadSetting with the line where the file fails."""
-    if not os.path.exists(path):
-        if must_exist:
-            raise BadSetting("config", path, "there is no such file")
-        return {}, {}
+    names: dict[str, Any] = {"__name__": "__channels_config__", "__file__": path}
     try:
-        names = runpy.run_path(path, run_name="__channels_config__")
+        with open(path, "rb") as file:
+            code = compile(file.read(), path, "exec")
+        exec(code, names)
+    except FileNotFoundError as error:
+        if error.filename == path and not must_exist:
+            return {}, {}
+        raise BadSetting("config", path, f"there is no such file: {error.filename}") from None
     except SyntaxError as error:
         raise BadSetting("config", path, f"line {error.lineno}: {error.msg}") from None
     except (Exception, SystemExit) as error:
         line = _line_in(path, error.__traceback__)
-        raise BadSetting("config", path, f"line {line}: {type(error).__name__}: {error}") from error
+        where = f"line {line}: " if line else ""
+        raise BadSetting("config", path, f"{where}{type(error).__name__}: {error}") from error
     values: dict[str, Any] = {}
     hooks: dict[str, Callable[..., Any]] = {}
-    for name, value in names.items():
+    names.pop("__builtins__", None)
+    for written, value in names.items():
+        name = ALIASES.get(written, written)
         if name in settings.FIELDS:
             values[name] = value
         elif name in NAMES and callable(value):

@@ -6,11 +6,19 @@ import ast
 import importlib
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any, Callable
 
 from channels.errors import BadSetting
 
 WSGIApplication = Callable[..., Any]
+
+
+def set_environment(entries: Sequence[str]) -> None:
+    """NAME=VALUE each, for the application."""
+    for entry in entries:
+        name, _, value = entry.partition("=")
+        os.environ[name] = value
 
 
 def load(text: str, chdir: str = "") -> WSGIApplication:

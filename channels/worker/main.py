@@ -30,18 +30,16 @@ def run(given: Assignment) -> int:
     that the supervisor is gone.
     """
     settings = given.settings
-    if not settings.no_monkey and given.application is None:
+    if not settings.no_monkey:
         from gevent import monkey
 
         monkey.patch_all()
     server = ServerFacts(os.getppid(), settings, [])
     facts = WorkerFacts(given.slot, given.generation, os.getpid(), settings)
     try:
-        from channels.worker import client
+        from channels.worker import application, client
 
-        for entry in settings.raw_env:
-            name, _, value = entry.partition("=")
-            os.environ[name] = value
+        application.set_environment(settings.raw_env)
         given.hooks.call("post_fork", server=server, worker=facts)
         mine = client.attach(given.segment, given.eventfds, given.slot, given.generation, settings)
         given.drop_privileges()
@@ -52,14 +50,14 @@ def run(given: Assignment) -> int:
         log.exception("worker=%d cannot start", given.slot)
         return STATUS_BOOT
     _dump_stacks_on_demand()
-    application = given.application or _load(given)
-    if application is None:
+    found = given.application or _load(given)
+    if found is None:
         return STATUS_APP
     try:
         given.hooks.call("post_worker_init", server=server, worker=facts)
         from channels.worker.serve import Serving
 
-        serving = Serving(given, mine, application)
+        serving = Serving(given, mine, found)
     except Exception:
         log.exception("worker=%d cannot start", given.slot)
         return STATUS_BOOT

@@ -1,0 +1,103 @@
+"""log.py: one format, one place, reopened on demand."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from channels import log as logs
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    root, ours = logging.getLogger(), logging.getLogger("channels")
+    levels, handlers = (root.level, ours.level), list(root.handlers)
+    yield
+    root.setLevel(levels[0])
+    ours.setLevel(levels[1])
+    for handler in set(root.handlers) - set(handlers):
+        root.removeHandler(handler)
+    logs._handler = None
+
+
+def test_a_line_says_when_who_and_how_bad(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    logs.setup("info", str(path))
+    logs.log.info("worker=%d ready", 3)
+    line = rf"\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d [+-]\d{{4}} \[{os.getpid()}\] \[INFO\] worker=3 ready\n"
+    assert re.fullmatch(line, path.read_text())
+
+
+def test_the_applications_own_warnings_come_too_and_its_chatter_does_not(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    logs.setup("info", str(path))
+    logging.getLogger("application").warning("careful")
+    logging.getLogger("application").debug("chatter")
+    assert "careful" in path.read_text() and "chatter" not in path.read_text()
+
+
+def test_a_rotated_file_is_left_and_a_new_one_begun(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    logs.setup("info", str(path))
+    logs.log.info("one")
+    path.rename(tmp_path / "old")
+    logs.log.info("two")
+    logs.reopen()
+    logs.log.info("three")
+    assert "two" in (tmp_path / "old").read_text() and "three" in path.read_text() and "two" not in path.read_text()
+
+
+def test_a_log_that_cannot_be_reopened_goes_on_in_the_old_file(tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    logs.setup("info", str(place / "log"))
+    place.rename(tmp_path / "moved")
+    logs.reopen()
+    logs.log.info("still here")
+    text = (tmp_path / "moved" / "log").read_text()
+    assert "cannot reopen the log" in text and "still here" in text
+
+
+def test_a_second_setup_takes_the_place_of_the_first_and_closes_its_file(tmp_path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    for name in "abc":
+        logs.setup("info", str(tmp_path / name))
+    logs.log.info("once")
+    assert len(os.listdir("/proc/self/fd")) == before + 1
+    assert [(tmp_path / name).read_text().count("once") for name in "abc"] == [0, 0, 1]
+
+
+def test_the_level_can_be_changed_both_ways(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    logs.setup("error", str(path))
+    logs.log.info("quiet")
+    logs.setup("debug", str(path))
+    logs.log.debug("loud")
+    logs.setup("error", str(path))
+    logs.log.warning("quiet again")
+    assert "loud" in path.read_text() and "quiet" not in path.read_text()
+
+
+def test_no_descriptor_of_the_log_reaches_an_executed_program(tmp_path: Path) -> None:
+    logs.setup("info", str(tmp_path / "log"))
+    assert logs._handler is not None and not os.get_inheritable(logs._handler.stream.fileno())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_the_file_belongs_to_whom_it_is_given_also_after_a_rotation(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    logs.setup("info", str(path), (65534, -1))
+    assert path.stat().st_uid == 65534 and path.stat().st_gid == 0
+    path.unlink()
+    logs.reopen()
+    assert path.stat().st_uid == 65534
+
+
+def test_a_place_that_cannot_be_written_is_the_callers_to_tell(tmp_path: Path) -> None:
+    with pytest.raises(OSError):
+        logs.setup("info", str(tmp_path / "none" / "log"))
