@@ -79,7 +79,7 @@ def _loader(given: Mapping[str, Any], config: str | None) -> Callable[[], tuple[
         identity.owner(loaded.user, loaded.group)
         if loaded.chdir and not os.path.isdir(os.path.join(start, loaded.chdir)):
             raise BadSetting("chdir", loaded.chdir, "there is no such directory")
-        absolute = {
+        absolute: dict[str, Any] = {
             name: os.path.join(start, getattr(loaded, name)) for name in PATHS if getattr(loaded, name) not in ("", "-")
         }
         return dataclasses.replace(loaded, **absolute), Hooks(functions)
