@@ -1,5 +1,7 @@
 /* The handshake: who sleeps, who wakes, how often. */
 #include <poll.h>
+#include <pthread.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -112,5 +114,60 @@ TEST(clearing_makes_the_eventfd_silent_and_a_full_one_is_no_error) {
     notify_clear(fd);
     struct pollfd ask = {.fd = fd, .events = POLLIN};
     CHECK_EQ(poll(&ask, 1, 0), 0);
+    close(fd);
+}
+
+/* ---- sleeper and caller at once ---- */
+
+#define ROUNDS 20000u
+
+static _Alignas(CONTROL_LINE) shared64 said;
+static _Alignas(CONTROL_LINE) shared64 heard;
+static shared64 deaf;
+
+/* Says one thing at a time, at about the moment at which the other lies down, and waits until it was heard. */
+static void *call_often(void *argument) {
+    struct doorbell bell = bell_of(*(int *)argument);
+    for (uint64_t i = 1; i <= ROUNDS; i++) {
+        for (uint64_t pause = i * 2654435761u % 128; pause != 0; pause--)
+            atomic_signal_fence(memory_order_seq_cst);
+        __atomic_store_n((uint64_t *)&said, i, __ATOMIC_RELEASE);
+        notify_ring(&bell);
+        for (uint64_t spins = 0; atomic_load_explicit(&heard, memory_order_acquire) != i; spins++) {
+            if (atomic_load_explicit(&deaf, memory_order_relaxed) != 0)
+                return NULL;
+            if (spins > 2000)
+                sched_yield();
+        }
+    }
+    return NULL;
+}
+
+TEST(nobody_sleeps_through_what_is_said_while_he_lies_down) {
+    int fd = fresh();
+    atomic_store(&said, 0);
+    atomic_store(&heard, 0);
+    atomic_store(&deaf, 0);
+    pthread_t thread;
+    CHECK_EQ(pthread_create(&thread, NULL, call_often, &fd), 0);
+    for (uint64_t done = 0; done < ROUNDS;) {
+        for (uint64_t pause = done * 40503u % 128; pause != 0; pause--)
+            atomic_signal_fence(memory_order_seq_cst);
+        notify_arm(&epoch);
+        uint64_t now = atomic_load_explicit(&said, memory_order_acquire);
+        if (now == done) {
+            struct pollfd ask = {.fd = fd, .events = POLLIN};
+            if (poll(&ask, 1, 3000) == 0 && atomic_load(&said) != done) {
+                atomic_store(&deaf, 1);
+                break;
+            }
+            notify_clear(fd);
+        }
+        notify_disarm(&epoch);
+        done = now;
+        __atomic_store_n((uint64_t *)&heard, now, __ATOMIC_RELEASE);
+    }
+    pthread_join(thread, NULL);
+    CHECK_EQ(atomic_load(&deaf), 0);
     close(fd);
 }

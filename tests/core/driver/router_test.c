@@ -208,6 +208,19 @@ TEST(who_does_not_read_gets_everything_in_order_later) {
     world_free(world);
 }
 
+TEST(a_small_message_does_not_overtake_a_large_one_that_is_spilled) {
+    struct world *world = joined(RING, 2, "news");
+    for (uint32_t i = 0; i < 8; i++) {
+        CHECK_EQ(world_send(world, 1, "news", i, i == 4 ? 900 : i < 4 ? 850 : 10), RING_OK);
+        world_turn(world);
+        world_drain(world, 1);
+    }
+    CHECK(world->router.lane[2].behind);
+    world_settle(world);
+    world_check_run(&world->worker[2], 1, 8);
+    world_free(world);
+}
+
 TEST(beyond_the_bound_the_newest_is_dropped_and_told_with_its_number) {
     struct world *world = joined(RING, 2, "news");
     world->router.limits.spill_soft_bytes = world->router.limits.spill_hard_bytes = 10000;
