@@ -59,15 +59,11 @@ UNTESTED = {
     "channels/settings.py",
     "channels/settings_file.py",
     "channels/stats.py",
-    "channels/worker/alerts.py",
-    "channels/worker/api.py",
     "channels/worker/application.py",
-    "channels/worker/client.py",
     "channels/worker/control.py",
     "channels/worker/inbox.py",
     "channels/worker/main.py",
     "channels/worker/serve.py",
-    "channels/worker/subscription.py",
 }
 
 # A struct format outside core/ speaks to the kernel or to a wire, never to the segment.
