@@ -16,8 +16,8 @@ _WHERE = {
     "channel_leave": "channels.worker.subscription",
     "channel_fd": "channels.worker.subscription",
     "channel_recv": "channels.worker.subscription",
-    "wait_fd_read": "channels.worker.subscription",
-    "wait_fd_write": "channels.worker.subscription",
+    "wait_fd_read": "channels.worker.waiting",
+    "wait_fd_write": "channels.worker.waiting",
     "subscribe": "channels.worker.subscription",
     "Message": "channels.worker.subscription",
     "Subscription": "channels.worker.subscription",
@@ -152,10 +152,10 @@ if TYPE_CHECKING:
     from channels.worker.subscription import (
         subscribe as subscribe,
     )
-    from channels.worker.subscription import (
+    from channels.worker.waiting import (
         wait_fd_read as wait_fd_read,
     )
-    from channels.worker.subscription import (
+    from channels.worker.waiting import (
         wait_fd_write as wait_fd_write,
     )
 

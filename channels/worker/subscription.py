@@ -19,7 +19,6 @@ from channels.errors import BadChannelName, ClientGone, Draining, StreamEnded, S
 from channels.worker import client as fabric
 
 POLICIES = {"drop_oldest": native.DROP_OLDEST, "drop_newest": native.DROP_NEWEST, "close": native.CLOSE}
-READ, WRITE = 1, 2
 
 Message = native.Message
 
@@ -319,6 +318,14 @@ def unbind_request(core: Core, token: contextvars.Token[Seat | None]) -> None:
     core.close()
 
 
+def known_core() -> Core | None:
+    """This request's core, or this greenlet's if it has one."""
+    seat = _request.get()
+    if seat is not None:
+        return seat.take()
+    return _greenlet_cores.get(getcurrent()) if fabric.is_attached() else None
+
+
 def current_core() -> Core:
     """This request's core, or this greenlet's."""
     seat = _request.get()
@@ -434,74 +441,6 @@ def subscribe(
     return made
 
 
-# ---- waiting for descriptors ----
-
-
-def _wait_fd(fd: Any, events: int, timeout: float | None) -> bool:
-    hub = gevent.get_hub()
-    if getcurrent() is hub:
-        raise RuntimeError("nothing may wait in a callback of the hub; use gevent.spawn")
-    number = fd if isinstance(fd, int) else fd.fileno()
-    seat = _request.get()
-    core = None if seat is None else seat.take()
-    if core is None and fabric._current is not None:
-        core = _greenlet_cores.get(getcurrent())
-    if core is not None:
-        core.check()
-        if events == READ and core.own is not None and core.own.event_fileno == number:
-            ready = core.own.wait(timeout)
-            core.check()
-            return ready or core.own.closed
-    io = hub.loop.io(number, events)
-    timer = None
-    greenlet = getcurrent()
-    fired = False
-
-    def ready_now() -> None:
-        nonlocal fired
-        fired = True
-        greenlet.switch()
-
-    try:
-        if timeout is not None:
-            timer = hub.loop.timer(max(timeout, 0.0))
-            timer.start(greenlet.switch, update=True)
-        if core is not None:
-            core._wakes.add(greenlet)
-            core.begin_wait()
-        io.start(ready_now)
-        hub.switch()
-    finally:
-        io.stop()
-        io.close()
-        if timer is not None:
-            timer.stop()
-            timer.close()
-        if core is not None:
-            core._wakes.discard(greenlet)
-            core.end_wait()
-    if core is not None:
-        core.check()
-    return fired
-
-
-def wait_fd_read(fd: Any, timeout: float | None = None) -> bool:
-    """Wait cooperatively until a descriptor is readable: True; False after `timeout` seconds.
-
-    Works for any descriptor; for that of channel_fd() without a system call.
-
-    Raises:
-        ClientGone: The client of the running request has gone meanwhile; let it pass.
-        Draining: The worker drains; let it pass, or finish, and the stream ends cleanly.
-    """
-    return _wait_fd(fd, READ, timeout)
-
-
-def wait_fd_write(fd: Any, timeout: float | None = None) -> bool:
-    """The same until it is writable."""
-    return _wait_fd(fd, WRITE, timeout)
-
-
 __all__ = [
     "ClientGone",
     "Core",
@@ -515,10 +454,9 @@ __all__ = [
     "channel_recv",
     "current_core",
     "drain_cores",
+    "known_core",
     "open_cores",
     "seat_request",
     "subscribe",
     "unbind_request",
-    "wait_fd_read",
-    "wait_fd_write",
 ]
