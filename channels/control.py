@@ -100,7 +100,10 @@ class Conversation:
     def answers(self) -> Iterator[dict[str, Any]]:
         """Until the other side has said everything.  Raises Refused."""
         for line in self._file:
-            answer = json.loads(line)
+            try:
+                answer = json.loads(line)
+            except ValueError:
+                raise Refused(f"whoever listens there says nonsense: {line[:60]!r}") from None
             if "error" in answer:
                 raise Refused(answer["error"])
             yield answer

@@ -34,9 +34,11 @@ class PidFile:
             raise BadSetting("pid", self.path, f"cannot be written: {error.strerror}") from None
 
     def read(self) -> int | None:
+        """Whose it is; None when that cannot be told."""
         try:
             with open(self.path) as file:
-                return int(file.read().strip() or 0) or None
+                pid = int(file.read(32).strip())
+                return pid if pid > 0 else None
         except (OSError, ValueError):
             return None
 

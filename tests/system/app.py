@@ -37,6 +37,8 @@ def stream(start_response: Any, channel: str) -> Iterable[bytes]:
 def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
     given = dict(parse_qsl(environ.get("QUERY_STRING", "")))
     path = environ["PATH_INFO"]
+    if "mark" in given:
+        Path(given["mark"]).touch()
     if path == "/pid":
         return answer(start_response, str(os.getpid()))
     if path == "/version":

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import http.client
-import os
 import socket
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -134,33 +134,12 @@ def is_gone(pid: int) -> bool:
 
 
 def in_flight(server: Server, path: str) -> InBackground:
-    """A request on a connection that a worker has accepted before this returns."""
-    before = sum(connections(server))
-    request = InBackground(lambda: get(server.address, path))
-    server.wait(lambda: sum(connections(server)) > before)
+    """A request that runs in the application before this returns."""
+    with tempfile.TemporaryDirectory() as directory:
+        mark = Path(directory, "mark")
+        request = InBackground(lambda: get(server.address, f"{path}&mark={mark}"))
+        server.wait(mark.exists)
     return request
-
-
-def connections(server: Server) -> list[int]:
-    """Connected sockets by worker, as the kernel sees them."""
-    port = server.address[1]
-    connected = {
-        f"socket:[{words[9]}]"
-        for words in map(str.split, Path("/proc/net/tcp").read_text().splitlines()[1:])
-        if words[3] == "01" and int(words[1].partition(":")[2], 16) == port
-    }
-    return [sum(name in connected for name in descriptors(pid)) for pid in server.workers.values()]
-
-
-def descriptors(pid: int) -> list[str]:
-    """What the process has open, by the names that the kernel gives."""
-    names = []
-    for fd in Path(f"/proc/{pid}/fd").iterdir():
-        try:
-            names.append(os.readlink(fd))
-        except OSError:
-            continue
-    return names
 
 
 def router_pid(server: Server) -> int:
