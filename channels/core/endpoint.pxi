@@ -589,22 +589,24 @@ cdef class Endpoint:
     cdef int _drain_down(self, int budget) except -1:
         cdef record header
         cdef const uint8_t *body = NULL
-        cdef int status, taken = 0
-        while taken < budget:
-            status = endpoint_next_down(&self.c, &header, &body)
-            if status != RING_OK:
-                if status == RING_BROKEN:
-                    self.router_broken = True
-                break
+        cdef int status = RING_OK, taken = 0
+        while status == RING_OK and taken < budget:
             try:
-                if header.type == RECORD_MESSAGE:
-                    self._message(&header, body)
-                else:
-                    self._control(&header, body)
+                while taken < budget:
+                    status = endpoint_next_down(&self.c, &header, &body)
+                    if status != RING_OK:
+                        break
+                    taken += 1
+                    if header.type == RECORD_MESSAGE:
+                        self._message(&header, body)
+                    else:
+                        self._control(&header, body)
+                    ring_advance(&self.c.down, &header)
             except MemoryError:
                 shared_plus(&self.counters[5], 1)  # the next message of the channel shows the gap
-            ring_advance(&self.c.down, &header)
-            taken += 1
+                ring_advance(&self.c.down, &header)
+        if status == RING_BROKEN:
+            self.router_broken = True
         endpoint_release_down(&self.c)
         shared_plus(&self.counters[2], self.received)
         shared_plus(&self.counters[3], self.received_bytes)

@@ -39,6 +39,38 @@ cdef class Message:
         return f"Message(channel={self.channel!r}, data={shown!r}, id={self.id!r}{missed})"
 
 
+cdef extern from *:
+    """
+    #include <structmember.h>
+    /* A slot of the type instead of a getter, found by the value that stands in it: the interpreter reads it without a
+     * call (its LOAD_ATTR_SLOT). */
+    static int plain_slot(PyObject *instance, PyMemberDef *slot, const char *name, PyObject *value) {
+        PyTypeObject *type = Py_TYPE(instance);
+        Py_ssize_t offset = sizeof(PyObject);
+        while (offset < type->tp_basicsize && *(PyObject **)((char *)instance + offset) != value)
+            offset += sizeof(PyObject *);
+        if (offset >= type->tp_basicsize)
+            return 0; /* the getter stays */
+        *slot = (PyMemberDef){name, T_OBJECT_EX, offset, READONLY, NULL};
+        PyObject *made = PyDescr_NewMember(type, slot);
+        int status = made == NULL ? -1 : PyDict_SetItemString(type->tp_dict, name, made);
+        Py_XDECREF(made);
+        PyType_Modified(type);
+        return status;
+    }
+    """
+    ctypedef struct PyMemberDef:
+        pass
+    int plain_slot(object instance, PyMemberDef *slot, const char *name, object value) except -1
+
+cdef PyMemberDef _data_slot, _channel_slot
+cdef Message _shape = Message.__new__(Message)
+_shape.channel, _shape.data = "the name", b"the body"
+plain_slot(_shape, &_data_slot, "data", _shape.data)
+plain_slot(_shape, &_channel_slot, "channel", _shape.channel)
+_shape = None
+
+
 @cython.final
 cdef class LocalChannel:
     """A channel that this worker receives: where it stands in the table and who wants it here."""
