@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.util
 import os
 import sys
 import traceback
@@ -82,6 +83,8 @@ def _loader(given: Mapping[str, Any], config: str | None) -> Callable[[], tuple[
         absolute: dict[str, Any] = {
             name: os.path.join(start, getattr(loaded, name)) for name in PATHS if getattr(loaded, name) not in ("", "-")
         }
+        if loaded.reload and importlib.util.find_spec("watchfiles") is None:
+            raise BadSetting("reload", True, "needs watchfiles: pip install wsgi-channels[reload]")
         return dataclasses.replace(loaded, **absolute), Hooks(functions)
 
     return load

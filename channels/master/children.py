@@ -88,6 +88,11 @@ class Children:
     def get(self, slot: int) -> Child | None:
         return self._by_slot.get(slot)
 
+    def is_ready(self, slot: int) -> bool:
+        """Whether it serves, and nobody has told it to end."""
+        child = self._by_slot.get(slot)
+        return child is not None and child.phase is Phase.READY
+
     def of_pid(self, pid: int) -> Child | None:
         return next((child for child in self._by_slot.values() if child.pid == pid), None)
 

@@ -180,6 +180,9 @@ class Master:
                 self._queue.append(words.Ready(slot))
             elif word == "leaving":
                 self._queue.append(words.WantsOut(slot, rest))
+            elif word == "changed" and self.life.children.is_ready(slot):
+                log.info("%s has changed", rest)
+                self._queue.append(words.Verb("reload"))
 
     def _read_router(self) -> None:
         router = self.router

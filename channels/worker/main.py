@@ -26,8 +26,8 @@ LINK_BYTES = 65536
 def run(given: Assignment) -> int:
     """Serve until told to stop; the exit status.
 
-    Words over the link: "ready" and "leaving REASON" go; "drain", "finish", "abort" and "reopen" come; its end means
-    that the supervisor is gone.
+    Words over the link: "ready", "leaving REASON" and "changed FILE" go; "drain", "finish", "abort" and "reopen" come;
+    its end means that the supervisor is gone.
     """
     settings = given.settings
     if not settings.no_monkey:
@@ -99,6 +99,10 @@ class _Worker:
         self.serving.start()
         self.client.endpoint.set_ready(True)
         self._say("ready")
+        if self.given.settings.reload and self.given.number == 0:
+            from channels.worker import reloader
+
+            reloader.start(lambda path: self._say(f"changed {path}"))
         word = outcome.get()
         if word == "abort":
             return 0

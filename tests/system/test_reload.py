@@ -208,3 +208,22 @@ def test_max_age_starts_the_successor_first_and_nobody_fails() -> None:
             server.wait_log(r"draining: max_age", count=2)
             server.wait_ready(2, without=old)
         assert load.failures == []
+
+
+def test_with_reload_a_changed_source_is_served_and_a_broken_one_is_not(tmp_path: Path) -> None:
+    source = tmp_path / "changing.py"
+    text = "def app(environ, start_response):\n    start_response('200 OK', [])\n    return [b'%s']\n"
+    source.write_text(text % "one")
+    with Server("changing:app", "--reload", workers=2, directory=tmp_path) as server:
+        assert server.get("/") == b"one"
+        server.wait_log("reload: watching")
+        source.write_text(text % "two")
+        server.wait_log("changing.py has changed")
+        server.wait(lambda: server.get("/") == b"two")
+        server.wait_log("reload: watching", count=2)
+        server.wait_log("reloaded: batch 2 serves")
+        source.write_text("def app(:\n")
+        server.wait_log("reload aborted")
+        assert server.get("/") == b"two"
+        source.write_text(text % "three")
+        server.wait(lambda: server.get("/") == b"three")
