@@ -20,6 +20,7 @@ class Assignment:
     segment: native.Segment
     eventfds: Sequence[int]
     inboxes: Sequence[Inbox]
+    commons: int  # the memfd of what the workers have in common; -1: there is none
     slot: int
     generation: int
     number: int  # 0 to workers - 1; the worker that follows it has the same

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
+import importlib
 import importlib.util
 import os
 import sys
@@ -22,6 +24,7 @@ from channels.worker import main as worker
 
 STATUS_USAGE = 2
 PATHS = ("chdir", "pidfile", "control", "errorlog")  # settings that mean the directory where the server was started
+UWSGI = "channels.web.uwsgi.install"  # imported in the workers: it needs gevent
 
 
 def parser() -> argparse.ArgumentParser:
@@ -133,6 +136,8 @@ def _import(wanted: settings.Settings) -> application.WSGIApplication | None:
     """The application, or None after it was said why not.  Raises BadSetting."""
     application.set_environment(wanted.raw_env)
     try:
+        if not wanted.no_uwsgi:
+            importlib.import_module(UWSGI).provide(wanted)
         return application.load(wanted.app, wanted.chdir)
     except ChannelsError:
         raise
@@ -157,7 +162,8 @@ def _serve(wanted: settings.Settings, hooks: Hooks, load: Callable[[], tuple[set
     preloaded = _import(wanted) if wanted.preload_app else None
     if wanted.preload_app and preloaded is None:
         return worker.STATUS_APP
-    return Master(wanted, hooks, Estate(wanted), worker.run, load, preloaded).run()
+    run = functools.partial(worker.run, extensions=() if wanted.no_uwsgi else (UWSGI,))
+    return Master(wanted, hooks, Estate(wanted), run, load, preloaded).run()
 
 
 if __name__ == "__main__":

@@ -236,3 +236,14 @@ class SegmentError(ChannelsError, OSError):
 
     def __str__(self) -> str:
         return self.reason
+
+
+class CommonsDamaged(ChannelsError, OSError):
+    """What the workers have in common was written over by one of them; it is empty now."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what)
+        self.what = what
+
+    def __str__(self) -> str:
+        return f"{self.what} was damaged and has been emptied; some process writes where it should not"

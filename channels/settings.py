@@ -63,6 +63,37 @@ def _bind(value: Any) -> str | None:
     return None if value else "must not be empty: where to listen?"
 
 
+def cache_sizes(text: str) -> tuple[str, int, int]:
+    """ "NAME:ITEMS:BLOCKSIZE" -> its parts; ValueError."""
+    name, items, blocksize = text.split(":")
+    if not name or "/" in name:
+        raise ValueError(name)
+    return name, int(items), int(blocksize)
+
+
+def _caches(value: Any) -> str | None:
+    try:
+        sizes = [cache_sizes(text) for text in value]
+    except ValueError:
+        return "must be NAME:ITEMS:BLOCKSIZE"
+    if len({name for name, _, _ in sizes}) < len(sizes):
+        return "names a cache twice"
+    good = all(1 <= items <= 1 << 24 and 8 <= size <= 1 << 30 and items * size <= 1 << 40 for _, items, size in sizes)
+    return None if good else "must have 1 to 2**24 items of 8 to 2**30 bytes, 2**40 bytes in all"
+
+
+def _areas(value: Any) -> str | None:
+    return None if all(text.isdigit() and 1 <= int(text) <= 1 << 40 for text in value) else "must be numbers of bytes"
+
+
+def _farms(value: Any) -> str | None:
+    for text in value:
+        name, *mules = text.split(":")
+        if not name or "/" in name or not mules or not all(mule.isdigit() and int(mule) for mule in mules):
+            return "must be NAME:MULE:MULE..., mules by number from 1"
+    return None
+
+
 def setting(
     default: Any, doc: str, unit: str = "", check: Callable[[Any], str | None] | None = None, flags: str = ""
 ) -> Any:
@@ -224,6 +255,19 @@ class Settings:
     )
     boot_timeout: float = setting(60.0, "how long a worker may take to start", "seconds", _between(0.1, 86400))
 
+    no_uwsgi: bool = setting(False, "`import uwsgi` finds nothing")
+    uwsgi_opt: list[str] = setting([], "what the application finds in uwsgi.opt: NAME=VALUE, or NAME")
+    uwsgi_cache: list[str] = setting(
+        ["default:1024:65536"], "caches that the workers share: NAME:ITEMS:BLOCKSIZE, the last in bytes", check=_caches
+    )
+    uwsgi_queue: int = setting(256, "slots of the queue that the workers share; 0: none", check=_between(0, 1 << 24))
+    uwsgi_queue_blocksize: int = setting(8192, "largest message in it", "bytes", _between(8, 1 << 30))
+    uwsgi_sharedarea: list[str] = setting(["65536"], "areas that the workers share, each so many bytes", check=_areas)
+    uwsgi_mules: int = setting(
+        0, "mules: greenlets that take messages, each in one of the workers", check=_between(0, 250)
+    )
+    uwsgi_farms: list[str] = setting([], "groups of mules: NAME:MULE:MULE...", check=_farms)
+
     errorlog: str = setting("-", "file for errors and events; -: stderr", flags="--error-logfile --log-file")
     loglevel: str = setting(
         "info",
@@ -337,6 +381,9 @@ def make(layers: Sequence[Mapping[str, Any]]) -> Settings:
         raise BadSetting("max_workers", settings.max_workers, f"must be at least workers={settings.workers}")
     if settings.spill_soft > settings.spill_hard:
         raise BadSetting("spill_soft", settings.spill_soft, f"must not be more than spill_hard={settings.spill_hard}")
+    for text in settings.uwsgi_farms:
+        if any(int(mule) > settings.uwsgi_mules for mule in text.split(":")[1:]):
+            raise BadSetting("uwsgi_farms", text, f"names a mule beyond uwsgi_mules={settings.uwsgi_mules}")
     return settings
 
 
@@ -345,3 +392,11 @@ def from_environment(environment: Mapping[str, str]) -> dict[str, str]:
     return {
         name: environment[f"CHANNELS_{name.upper()}"] for name in FIELDS if f"CHANNELS_{name.upper()}" in environment
     }
+
+
+# What is sized or opened once: a reload cannot change it, an upgrade can.
+FIXED = (
+    "channels_max", "ring_size", "alert_ring_size", "max_workers", "bind", "backlog", "pidfile", "daemon", "user",
+    "group", "preload_app", "no_uwsgi", "uwsgi_cache", "uwsgi_queue", "uwsgi_queue_blocksize", "uwsgi_sharedarea",
+    "uwsgi_mules", "uwsgi_farms",
+)  # fmt: skip

@@ -134,6 +134,8 @@ def test_fork_kill_and_wait_stand_in_one_file(path: Path) -> None:
 
 @pytest.mark.parametrize("path", SOURCES, ids=name)
 def test_no_mapping_and_no_format_of_the_segment_outside_the_core(path: Path) -> None:
+    if name(path).startswith("channels/core/"):
+        return
     assert not imported(path, "mmap") and not imported(path, "ctypes")
     if name(path) not in STRUCT_ALLOWED and not name(path).startswith(STRUCT_ROOMS):
         assert not imported(path, "struct")

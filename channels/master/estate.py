@@ -1,13 +1,15 @@
-"""What a master owns and an upgrade hands on: segment, eventfds, inboxes, listening sockets."""
+"""What a master owns and an upgrade hands on: segment, eventfds, inboxes, commons, listening sockets."""
 
 from __future__ import annotations
 
 import os
 import socket
 import time
+from collections.abc import Sequence
 
 from channels.assignment import Inbox
 from channels.core import native
+from channels.core.commons import memory, plan
 from channels.errors import BadSetting
 from channels.master import limits, listeners, systemd, upgrade
 from channels.settings import Settings
@@ -33,6 +35,7 @@ class Estate:
             self.eventfds = inherited.eventfds
             numbers = inherited.extra_fds["inboxes"]
             self.inboxes = [Inbox(*pair) for pair in zip(numbers[::2], numbers[1::2])]
+            self.commons = _commons(settings, self.segment.slots, inherited.extra_fds.get("commons", []))
         else:
             if inherited is not None:
                 upgrade.discard(inherited)
@@ -53,6 +56,12 @@ class Estate:
         )
         self.eventfds = [native.make_eventfd() for _ in range(settings.slots)]
         self.inboxes = [_inbox() for _ in range(settings.slots)]
+        self.commons = _commons(settings, self.segment.slots, [])
+
+    def other_fds(self) -> dict[str, list[int]]:
+        """What an upgrade hands on besides segment, eventfds and listening sockets."""
+        inboxes = [fd for inbox in self.inboxes for fd in (inbox.read, inbox.write)]
+        return {"inboxes": inboxes, "commons": [self.commons] if self.commons >= 0 else []}
 
     @staticmethod
     def _listen(settings: Settings, inherited: dict[str, socket.socket]) -> dict[str, socket.socket]:
@@ -76,6 +85,16 @@ class Estate:
         for listener in inherited.values():
             listener.close()
         return found
+
+
+def _commons(settings: Settings, slots: int, inherited: Sequence[int]) -> int:
+    """The old master's if it was made for the same settings, else a new one; -1: none is wanted."""
+    wanted = plan.parts(settings, slots)
+    for fd in inherited:
+        if wanted and memory.matches(fd, wanted):
+            return fd
+        os.close(fd)
+    return memory.create(wanted) if wanted else -1
 
 
 def _inbox() -> Inbox:

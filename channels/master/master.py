@@ -13,7 +13,6 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Callable
 
@@ -30,13 +29,14 @@ from channels.master.pidfile import PidFile
 from channels.master.router import RouterProcess
 from channels.master.succession import Succession
 from channels.master.systemd import Notifier
-from channels.settings import Settings
+from channels.settings import FIXED, Settings
 
 log = logging.getLogger("channels")
 
 TICK = 1.0  # seconds between two looks at the heartbeats
 HEARTBEAT_SLACK = 1.0  # a heartbeat is written once a second
 FINAL_WAIT = 2.0
+ASKABLE = ("reload", "stop")  # verbs that an application may ask for
 
 Load = Callable[[], "tuple[Settings, Hooks]"]
 
@@ -183,6 +183,8 @@ class Master:
             elif word == "changed" and self.life.children.is_ready(slot):
                 log.info("%s has changed", rest)
                 self._queue.append(words.Verb("reload"))
+            elif word == "asks" and rest in ASKABLE:
+                self._queue.append(words.Verb(rest))
 
     def _read_router(self) -> None:
         router = self.router
@@ -252,7 +254,7 @@ class Master:
 
     def _apply(self, fresh: Settings, hooks: Hooks) -> None:
         """Settings that a reload can change; those of the segment and the sockets need an upgrade."""
-        changed = [name for name in _FIXED if getattr(fresh, name) != getattr(self.settings, name)]
+        changed = [name for name in FIXED if getattr(fresh, name) != getattr(self.settings, name)]
         if changed:
             raise BadSetting(changed[0], getattr(fresh, changed[0]), "cannot change by a reload; upgrade with SIGUSR2")
         most = self.life.limits.max_workers
@@ -280,6 +282,7 @@ class Master:
                     segment=self.estate.segment,
                     eventfds=self.estate.eventfds,
                     inboxes=self.estate.inboxes,
+                    commons=self.estate.commons,
                     slot=slot,
                     generation=generation,
                     number=command.number,
@@ -402,12 +405,6 @@ class Master:
         if self._inbox is not None:
             self._inbox.close()
         log.info("stopped: status=%d", self._status or 0)
-
-
-_FIXED: Sequence[str] = (
-    "channels_max", "ring_size", "alert_ring_size", "max_workers", "bind", "backlog", "pidfile", "daemon", "user",
-    "group", "preload_app",
-)  # fmt: skip
 
 
 def _limits(settings: Settings) -> lifecycle.Limits:

@@ -131,7 +131,7 @@ class Succession:
                 estate.segment,
                 estate.eventfds,
                 estate.listeners,
-                {"inboxes": [fd for inbox in estate.inboxes for fd in (inbox.read, inbox.write)]},
+                estate.other_fds(),
                 environment,
             )
         except OSError as error:

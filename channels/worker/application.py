@@ -7,11 +7,31 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any, Callable
+from typing import Any, Callable, Protocol
 
+from channels.assignment import Assignment
 from channels.errors import BadSetting
 
 WSGIApplication = Callable[..., Any]
+
+
+class Extension(Protocol):
+    """What of the web's side wants to be told of a worker's life; `extension()` of a module makes one."""
+
+    def attached(self, given: Assignment) -> None:
+        """Channels and alerts work; the application is not imported yet."""
+
+    def loaded(self, application: WSGIApplication) -> WSGIApplication:
+        """It is; what is served instead."""
+
+    def serving(self) -> None:
+        """About to accept; alerts come already.  May wait."""
+
+    def draining(self) -> None:
+        """Nothing new is accepted any more; what runs may finish."""
+
+    def ended(self) -> None:
+        """The last request is answered."""
 
 
 def set_environment(entries: Sequence[str]) -> None:

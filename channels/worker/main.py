@@ -6,10 +6,12 @@ Runs in: worker, first without gevent, then under it.
 from __future__ import annotations
 
 import faulthandler
+import importlib
 import logging
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from channels.assignment import Assignment
@@ -23,8 +25,10 @@ STATUS_APP = 4
 LINK_BYTES = 65536
 
 
-def run(given: Assignment) -> int:
+def run(given: Assignment, extensions: Sequence[str] = ()) -> int:
     """Serve until told to stop; the exit status.
+
+    `extensions`: modules whose `extension()` makes an application.Extension.
 
     Words over the link: "ready", "leaving REASON" and "changed FILE" go; "drain", "finish", "abort" and "reopen" come;
     its end means that the supervisor is gone.
@@ -43,6 +47,9 @@ def run(given: Assignment) -> int:
         given.hooks.call("post_fork", server=server, worker=facts)
         mine = client.attach(given.segment, given.eventfds, given.slot, given.generation, settings)
         given.drop_privileges()
+        extended = [importlib.import_module(name).extension() for name in extensions]
+        for extension in extended:
+            extension.attached(given)
     except (ChannelsError, OSError, MemoryError) as error:
         log.error("worker=%d cannot start: %s", given.slot, error)
         return STATUS_BOOT
@@ -57,13 +64,17 @@ def run(given: Assignment) -> int:
         given.hooks.call("post_worker_init", server=server, worker=facts)
         from channels.worker.serve import Serving
 
+        for extension in extended:
+            found = extension.loaded(found)
         serving = Serving(given, mine, found)
     except Exception:
         log.exception("worker=%d cannot start", given.slot)
         return STATUS_BOOT
     try:
-        return _Worker(given, mine, serving).run()
+        return _Worker(given, mine, serving, extended).run()
     finally:
+        for extension in extended:
+            extension.ended()
         given.hooks.call_safely("worker_exit", server=server, worker=facts)
 
 
@@ -82,10 +93,11 @@ def _load(given: Assignment) -> Any:
 class _Worker:
     """The main greenlet: words from the supervisor, signals, the end."""
 
-    def __init__(self, given: Assignment, client: Any, serving: Any) -> None:
+    def __init__(self, given: Assignment, client: Any, serving: Any, extended: Sequence[Any] = ()) -> None:
         self.given = given
         self.client = client
         self.serving = serving
+        self.extended = extended
         self.link = given.link
 
     def run(self) -> int:
@@ -96,8 +108,10 @@ class _Worker:
         gevent.signal_handler(signal.SIGTERM, outcome.set, "drain")
         gevent.spawn(self._listen, outcome)
         self.serving.on_leaving = lambda reason: self._say(f"leaving {reason}")
-        self.serving.start()
         self.client.endpoint.set_ready(True)
+        for extension in self.extended:
+            extension.serving()
+        self.serving.start()
         self._say("ready")
         if self.given.settings.reload and self.given.number == 0:
             from channels.worker import reloader
@@ -107,6 +121,8 @@ class _Worker:
         if word == "abort":
             return 0
         self.client.endpoint.set_ready(False)
+        for extension in self.extended:
+            extension.draining()
         self.serving.drain(self.given.settings.graceful_timeout, last=word == "finish")
         return 0
 

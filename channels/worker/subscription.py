@@ -197,6 +197,7 @@ class Core:
         self.own: Subscription | None = None
         self.ended: type[StreamEnded] | None = None
         self.on_end: Callable[[type[StreamEnded]], None] | None = None  # for who does not wait; must not wait either
+        self.on_close: list[Callable[[], None]] = []  # none of which may wait
         self._watcher = watcher  # .start(core), .stop(): sees that the client has gone while somebody waits
         self._waiting = 0
         self._wakes: set[Any] = set()
@@ -267,16 +268,19 @@ class Core:
         for subscription in list(self.subscriptions):
             subscription.close()
         self.own = None
+        while self.on_close:
+            self.on_close.pop()()
 
 
 class Seat:
     """A request that may get a core: it is made when the request first needs one."""
 
-    __slots__ = ("core", "watcher")
+    __slots__ = ("core", "request", "watcher")
 
     def __init__(self, watcher: Any) -> None:
         self.watcher = watcher
         self.core: Core | None = None
+        self.request: Any = None  # what a layer above keeps with it
 
     def take(self) -> Core:
         """Its core."""
@@ -324,6 +328,11 @@ def known_core() -> Core | None:
     if seat is not None:
         return seat.take()
     return _greenlet_cores.get(getcurrent()) if fabric.is_attached() else None
+
+
+def request_seat() -> Seat | None:
+    """This request's; None outside of a request."""
+    return _request.get()
 
 
 def current_core() -> Core:

@@ -140,6 +140,10 @@ class Body:
             got += len(data)
         return b"".join(parts)
 
+    def read1(self, size: int | None = -1) -> bytes:
+        """What has come, at most `size` bytes; waits only while nothing has; none at the end."""
+        return self._pull(size if size is not None and size >= 0 else 1 << 16) if size != 0 else b""
+
     def readline(self, size: int | None = -1) -> bytes:
         """To the next line feed, that included; at most `size` bytes."""
         most = 1 << 62 if size is None or size < 0 else size
