@@ -157,12 +157,11 @@ bool frame_message(struct frame_buffer *buffer, enum frame_kind kind, const stru
 
 bool frame_gap(struct frame_buffer *buffer, enum frame_kind kind, uint64_t missed, const uint8_t *name,
                size_t name_size) {
-    if (kind != FRAME_SSE && kind != FRAME_SSE_CHUNKED)
-        return true;
+    bool websocket = kind == FRAME_WS_TEXT || kind == FRAME_WS_BINARY;
     uint8_t text[2 * NAME_BYTES + 80]; /* every byte of a name may need a backslash */
     if (name_size > NAME_BYTES)
         name = NULL;
-    uint8_t *end = put_text(text, "event: gap\ndata: {\"channel\":");
+    uint8_t *end = put_text(text, websocket ? "{\"event\":\"gap\",\"channel\":" : "event: gap\ndata: {\"channel\":");
     if (name == NULL) {
         end = put_text(end, "null");
     } else {
@@ -176,7 +175,9 @@ bool frame_gap(struct frame_buffer *buffer, enum frame_kind kind, uint64_t misse
     }
     end = put_text(end, ",\"missed\":");
     end = put_number(end, missed, 10);
-    end = put_text(end, "}\n\n");
+    end = put_text(end, websocket ? "}" : "}\n\n");
+    if (websocket)
+        return frame_websocket(buffer, WS_TEXT, text, (size_t)(end - text));
     return frame_raw(buffer, kind, text, (size_t)(end - text));
 }
 

@@ -38,7 +38,7 @@ struct frame_buffer {
 /* False: no memory, and the buffer is as before. */
 bool frame_message(struct frame_buffer *buffer, enum frame_kind kind, const struct frame_facts *facts);
 /* That so many messages of a channel (NULL: of several) were missed: an SSE event named "gap" with
- * {"channel":name,"missed":number}.  Nothing for WebSockets. */
+ * {"channel":name,"missed":number}; for WebSockets a text message, the same with "event":"gap". */
 bool frame_gap(struct frame_buffer *buffer, enum frame_kind kind, uint64_t missed, const uint8_t *name,
                size_t name_size);
 /* Bytes as they are, in a chunk where the kind has chunks. */

@@ -91,6 +91,7 @@ cdef class Stream:
     cdef readonly bint ending
     cdef readonly bint ended
     cdef public object owner  # the caller's
+    cdef public bint want_room  # report "room" when nothing waits any more; once
 
     def __dealloc__(self):
         sink_clear(&self.c, _release_holder)
@@ -278,12 +279,11 @@ cdef class StreamGroup(Member):
     cdef int _gap(self, uint64_t missed, str channel) except -1:
         """This worker lost messages of a channel."""
         cdef Stream stream
-        if self.kind == FRAME_SSE or self.kind == FRAME_SSE_CHUNKED:
-            if self.count_ and _gap(&self.buffer, self.kind, missed, channel):
-                self.gaps += missed
-                if not self.dirty:
-                    self.dirty = True
-                    self.streams.dirty.append(self)
+        if self.count_ and _gap(&self.buffer, self.kind, missed, channel):
+            self.gaps += missed
+            if not self.dirty:
+                self.dirty = True
+                self.streams.dirty.append(self)
         for stream in self.members:
             stream.missed += missed
             if not (self.kind == FRAME_SSE or self.kind == FRAME_SSE_CHUNKED):
@@ -401,7 +401,7 @@ cdef class Streams:
         return 0
 
     cdef int _tell(self, object who, str what) except -1:
-        """An event for the endpoint's owner: ("stream", Stream, "gone" | "done" | "gap" | "forgotten"), or a group's "empty"."""
+        """An event for the endpoint's owner: ("stream", Stream, "gone" | "done" | "gap" | "room" | "forgotten"), or a group's "empty"."""
         self.endpoint.events.append(("stream", who, what))
         self.endpoint.schedule()
         return 0
@@ -454,6 +454,9 @@ cdef class Streams:
             if events[i].events & EPOLLOUT and sink_flush(&stream.c, _release_holder) and not stream.c.gone:
                 self._want(stream, False)
                 stream._tell_gap()
+                if stream.want_room and stream.c.count == 0:
+                    stream.want_room = False
+                    self._tell(stream, "room")
                 if stream.ending and stream.c.count == 0:
                     self._finish(stream, "done")
             if stream.c.gone or events[i].events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR):

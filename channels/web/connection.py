@@ -19,6 +19,7 @@ from websockets.frames import CloseCode, Opcode
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
+from channels.core import native
 from channels.errors import Draining, Restarting, StreamEnded, WebSocketClosed
 from channels.settings import Settings
 from channels.web.pulse import pulse
@@ -26,7 +27,7 @@ from channels.web.transport import Transport
 from channels.web.upgrade import Upgraded
 from channels.web.wire import binary_frames, frame, gap_text, text_frames, text_opcode
 from channels.worker import client as fabric
-from channels.worker import subscription
+from channels.worker import streams, subscription
 from channels.worker.subscription import Message, Subscription
 
 log = logging.getLogger("channels")
@@ -62,6 +63,7 @@ class WebSocket:
         self._closer: Any = None
         self._pinged = False
         self._subscription: Subscription | None = None
+        self._stream: Any = None  # native: writes for us, and forwards the channels of its kind
         self._binary: dict[str, bool] = {}
         self.beat_tick = self.beat_due = 0
         self._transport = Transport(upgraded.socket, self._data, self._drained, self._end)
@@ -120,6 +122,7 @@ class WebSocket:
             if self._transport.pending <= self._buffer:
                 break
             self._room.clear()
+            self._transport.want_drained()
             if not self._room.wait(None if deadline is None else max(deadline - time.monotonic(), 0.0)):
                 raise TimeoutError(f"the client did not read for {timeout:g} s; nothing was sent")
         self._put(opcode, payload)
@@ -130,19 +133,29 @@ class WebSocket:
         What is no UTF-8 is binary in any case.  Goes on in the background until it is closed.  A client that is too
         slow is told of the gap, or closed with 1013, as its `slow` says.  Raises as channels.subscribe().
         """
+        names = [self.prefix + name for name in channels]
+        kind = native.WS_BINARY if binary else native.WS_TEXT
+        if self._stream is None and self._transport.is_plain and not self._compressed and not self.closed:
+            self._stream = streams.current().open(self._upgraded.socket.fileno(), kind, self)
+            self._transport.attach(self._stream)
+        if self._stream is not None and self._stream.kind == kind:
+            subscription.current_core().check()
+            streams.current().join(self._stream, *names)
+            return
         if self._subscription is None:
             core = subscription.current_core()
             core.check()
             overflow = "close" if self._slow == "close" else "drop_oldest"
             self._subscription = core.subscription(None, self._buffer, overflow)
             self._subscription.waiter = self  # the dispatcher calls switch() when a message comes
-        names = [self.prefix + name for name in channels]
         self._binary.update(dict.fromkeys(names, binary))
         self._subscription.join(*names)
 
     def leave(self, *channels: str) -> None:
         """Forward them no more.  Does not wait."""
         names = [self.prefix + name for name in channels]
+        if self._stream is not None:
+            streams.current().leave(self._stream, *names)
         if self._subscription is not None:
             self._subscription.leave(*names)
         for name in names:
@@ -160,6 +173,7 @@ class WebSocket:
         """
         if self.closed:
             return
+        self._quit()
         try:
             self._protocol.send_close(code, reason)
         except InvalidState:
@@ -202,6 +216,8 @@ class WebSocket:
                 self._done.wait(CLOSE_TIMEOUT)
         finally:
             pulse().remove(self)
+            if self._stream is not None:
+                streams.current().forget(self._stream)
             self._transport.stop()
             if self._closer is not None:
                 self._closer.stop()
@@ -222,11 +238,14 @@ class WebSocket:
         self.beat_tick = pulse().tick
         self._protocol.receive_data(data)
         self._events()
+        if self.closed:
+            self._quit()
         self._flush()
         if self.closed:
             self._closing()
         elif self._is_full():
             self._transport.pause()
+            self._transport.want_drained()
 
     def _events(self) -> None:
         for event in self._protocol.events_received():
@@ -338,16 +357,17 @@ class WebSocket:
             return
         for _ in range(CHUNKS):
             if self._transport.pending:
+                self._transport.want_drained()
                 return  # they wait where they are bounded, until it is drained
             parts: list[bytes] = []
             size = 0
             while sub.pending and size < CHUNK_BYTES:
-                message: Message = sub.take()
+                message: Any = sub.take()
                 if message.missed:
                     if self._slow == "close":
                         self._too_slow(parts)
                         return
-                    parts.append(self._own(Opcode.TEXT, gap_text(message.missed)))
+                    parts.append(self._own(Opcode.TEXT, gap_text(message.channel, message.missed)))
                 parts.append(self._frame(message))
                 size += len(parts[-1])
             if not parts:
@@ -382,13 +402,38 @@ class WebSocket:
         self._transport.write(b"".join(parts))
         self.close(CloseCode.TRY_AGAIN_LATER, "too slow: messages were missed")
 
+    # ---- the native stream's owner; in the hub ----
+
+    def stream_event(self, stream: native.Stream, what: str) -> None:
+        """See channels.worker.streams."""
+        if what == "room":
+            self._transport.drained()
+        elif what == "gap":
+            if self._slow == "close":
+                self._too_slow([])
+        elif stream is self._stream:  # the client writes no more, or all has ended: what it had sent is still read
+            self._transport.detach()
+
+    def stream_drain(self, stream: native.Stream) -> None:
+        """See channels.worker.streams."""
+        # The request's core is told as well, and why.
+
+    def _quit(self) -> None:
+        """No frame of a channel may come behind the one that closes."""
+        if self._stream is not None:
+            streams.current().quit(self._stream)
+
     # ---- the end; in the hub ----
 
     def _core_ended(self, reason: type[StreamEnded]) -> None:
-        if self._subscription is None or self._transport.pending:
-            self._go_away(reason)
+        """The worker drains, or the server has seen that the client has gone."""
+        if self._subscription is not None:
+            if self._transport.pending:
+                self._go_away(reason)
+            else:
+                self.switch()  # what waits is forwarded first
         else:
-            self.switch()  # what waits is forwarded first
+            self._go_away(reason)
 
     def _go_away(self, reason: type[StreamEnded]) -> None:
         if issubclass(reason, Restarting):

@@ -49,7 +49,8 @@ class Transport:
         self._reader = self._loop.io(socket.fileno(), READ)
         self._writer = self._loop.io(socket.fileno(), WRITE)
         self._waiting: collections.deque[memoryview] = collections.deque()
-        self.pending = 0  # bytes that wait to be written
+        self._bytes = 0  # in it
+        self._stream: Any = None  # who writes instead, see attach()
         self.reading = False
         self.ended = False
         self._finish = False
@@ -92,13 +93,51 @@ class Transport:
 
     # ---- writing ----
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether what is written is what goes over the wire."""
+        return not self._tls
+
+    @property
+    def pending(self) -> int:
+        """Bytes that wait to be written."""
+        return self._bytes if self._stream is None else int(self._stream.waiting)
+
+    def attach(self, stream: Any) -> None:
+        """A native stream on this very socket writes from here on, what waits first."""
+        self._writer.stop()
+        waiting, self._waiting = self._waiting, collections.deque()
+        self._bytes = 0
+        self._stream = stream
+        for part in waiting:
+            stream.send(bytes(part))
+        self.want_drained()
+
+    def detach(self) -> None:
+        """It does no more."""
+        self._stream = None
+
+    def want_drained(self) -> None:
+        """Somebody waits for on_drained()."""
+        if self._stream is not None and self._stream.waiting:
+            self._stream.want_room = True
+
+    def drained(self) -> None:
+        """Nothing waits any more: the writer's word, whoever that is."""
+        if self._finish:
+            self._shut()
+        self._on_drained()
+
     def write(self, data: bytes) -> None:
         """Behind whatever waits.  Never waits itself."""
         if self.ended or self._finish or not data:
             return
+        if self._stream is not None:
+            self._stream.send(data)
+            return
         if self._waiting:
             self._waiting.append(memoryview(data))
-            self.pending += len(data)
+            self._bytes += len(data)
             return
         try:
             sent = self._send(data)
@@ -110,15 +149,16 @@ class Transport:
             return
         if sent < len(data):
             self._waiting.append(memoryview(data)[sent:])
-            self.pending += len(data) - sent
+            self._bytes += len(data) - sent
             self._writer.start(self._writable)
 
     def finish(self) -> None:
         """Say that nothing more comes, behind whatever waits."""
         if not self._finish and not self.ended:
             self._finish = True
-            if not self._waiting:
+            if not self.pending:
                 self._shut()
+            self.want_drained()
 
     def _writable(self) -> None:
         try:
@@ -128,7 +168,7 @@ class Transport:
                     self._waiting.appendleft(memoryview(b"".join(parts)))
                 first = self._waiting[0]
                 sent = self._send(first)
-                self.pending -= sent
+                self._bytes -= sent
                 if sent < len(first):
                     self._waiting[0] = first[sent:]
                     return
@@ -140,9 +180,7 @@ class Transport:
             self._end()
             return
         self._writer.stop()
-        if self._finish:
-            self._shut()
-        self._on_drained()
+        self.drained()
 
     def _shut(self) -> None:
         try:
@@ -162,7 +200,7 @@ class Transport:
         self.ended = True
         self.reading = False
         self._waiting.clear()
-        self.pending = 0
+        self._bytes = 0
         for watcher in (self._reader, self._writer):
             watcher.stop()
             watcher.close()

@@ -32,9 +32,9 @@ def text_opcode(data: bytes) -> Opcode:
     return Opcode.TEXT
 
 
-def gap_text(missed: int) -> bytes:
-    """Tells the client that it missed so many messages."""
-    return json.dumps({"event": "gap", "missed": missed}).encode()
+def gap_text(channel: str, missed: int) -> bytes:
+    """Tells the client that it missed so many messages of a channel."""
+    return json.dumps({"event": "gap", "channel": channel, "missed": missed}, separators=(",", ":")).encode()
 
 
 text_frames = FrameCache(lambda message: frame(text_opcode(message.data), message.data))

@@ -17,7 +17,7 @@ from channels.assignment import Assignment
 from channels.core import native
 from channels.errors import BadSetting, ChannelsError, Draining, Restarting
 from channels.settings import Settings
-from channels.worker import control, subscription
+from channels.worker import control, streams, subscription
 from channels.worker.application import WSGIApplication
 from channels.worker.client import Client
 from channels.worker.http.accept import AcceptPolicy
@@ -25,7 +25,7 @@ from channels.worker.http.config import HttpConfig
 from channels.worker.http.exchange import Exchange
 from channels.worker.http.server import NEVER, Server
 from channels.worker.inbox import InboxReader
-from channels.worker.streams import Streams, StreamStart
+from channels.worker.streams import StreamStart
 
 log = logging.getLogger("channels")
 
@@ -88,7 +88,7 @@ class Serving:
             accept_policy=AcceptPolicy(neighbours.connections) if settings.accept == "load" else None,
         )
         self._stats = server.stats
-        self._streams = Streams(client)
+        self._streams = streams.current()
         server.on_stream = self._take_stream
         server.on_connections = self._count_connections
         if settings.max_requests:

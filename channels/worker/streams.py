@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
+import weakref
 from collections.abc import Iterable
 from typing import Any, Callable, Protocol
 
@@ -15,6 +16,7 @@ import gevent
 
 from channels.core import native
 from channels.settings import Settings
+from channels.worker import client as fabric
 from channels.worker.client import Client
 from channels.worker.subscription import Subscription
 
@@ -35,7 +37,8 @@ class Owner(Protocol):
     """Who is told about a stream, in the hub: it must not wait."""
 
     def stream_event(self, stream: native.Stream, what: str) -> None:
-        """`what`: "gone" (the client), "done" (after end()), "forgotten", or "gap" (it misses messages)."""
+        """`what`: "gone" (the client), "done" (after end()), "forgotten", "gap" (it misses messages), or "room"
+        (nothing waits any more, and `want_room` was set)."""
 
     def stream_drain(self, stream: native.Stream) -> None:
         """The worker drains: end it, cleanly."""
@@ -69,9 +72,9 @@ class EventStream:
         self._ended = ended
 
     def stream_event(self, stream: native.Stream, what: str) -> None:
-        if what != "gap":
+        if what not in ("gap", "room"):
             self._ended(what)
-        elif self._cut:
+        elif what == "gap" and self._cut:
             self._end(stream, b"")
 
     def stream_drain(self, stream: native.Stream) -> None:
@@ -133,6 +136,10 @@ class Streams:
         if self.draining:
             owner.stream_drain(stream)
         return stream
+
+    def quit(self, stream: native.Stream) -> None:
+        """Out of every channel, with what was gathered for it written first.  Does not wait."""
+        self._native.ungroup(stream)
 
     def forget(self, stream: native.Stream) -> None:
         """Its socket is the caller's again; what waited is dropped."""
@@ -221,7 +228,7 @@ class Streams:
             self._tidy(who)
         elif who.owner is not None:
             owner = who.owner
-            if what != "gap":
+            if what not in ("gap", "room"):
                 who.owner = None
             owner.stream_event(who, what)
 
@@ -254,3 +261,15 @@ class Streams:
         if self._timer is not None:
             self._timer.stop()
             self._timer.close()
+
+
+_made: weakref.WeakKeyDictionary[Client, Streams] = weakref.WeakKeyDictionary()
+
+
+def current() -> Streams:
+    """This worker's, made on first use.  Raises NotAttached, ForkedProcess."""
+    client = fabric.current("a stream")
+    found = _made.get(client)
+    if found is None:
+        found = _made[client] = Streams(client)
+    return found

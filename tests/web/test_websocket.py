@@ -160,7 +160,7 @@ def test_a_client_that_does_not_read_is_told_of_the_gap_and_the_numbers_add_up(s
             if payload == b"last":
                 break
             if payload.startswith(b"{"):
-                missed += int(payload.split(b'"missed": ')[1].rstrip(b"}"))
+                missed += int(payload.split(b'"missed":')[1].rstrip(b"}"))
                 if got + missed >= count:  # the last one may be among those missed
                     break
                 continue
