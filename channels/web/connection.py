@@ -57,6 +57,7 @@ class WebSocket:
         self._parts: list[bytes] = []  # of a message in fragments
         self._is_text = True
         self._receiver: Any = None
+        self._expired = False  # its time is up
         self._room = Event()
         self._room.set()
         self._done = Event()
@@ -282,29 +283,29 @@ class WebSocket:
 
     def _wait(self, timeout: float | None) -> bool:
         """Until a message waits: True; closed or out of time: False."""
-        hub = gevent.get_hub()
-        greenlet = getcurrent()
         if self._receiver is not None:
             raise RuntimeError("another greenlet receives from this WebSocket")
-        deadline = None if timeout is None else time.monotonic() + timeout
-        timer = None
-        self._receiver = greenlet
+        if timeout is not None and timeout <= 0:
+            return False
+        hub = gevent.get_hub()
+        timer = None if timeout is None else hub.loop.timer(timeout)
+        self._expired = False
+        self._receiver = getcurrent()
         try:
-            if timeout is not None:
-                if timeout <= 0:
-                    return False
-                timer = hub.loop.timer(timeout)
-                timer.start(self._wake)
-            while not self._queue and not self.closed:
+            if timer is not None:
+                timer.start(self._expire)
+            while not self._queue and not self.closed and not self._expired:
                 hub.switch()
-                if deadline is not None and time.monotonic() >= deadline:
-                    break
         finally:
             self._receiver = None
             if timer is not None:
                 timer.stop()
                 timer.close()
         return bool(self._queue)
+
+    def _expire(self) -> None:
+        self._expired = True
+        self._wake()
 
     def _wake(self) -> None:
         """In the hub, or scheduled there: whoever receives looks again."""

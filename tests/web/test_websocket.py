@@ -85,7 +85,7 @@ def test_the_server_pings_a_silent_client_and_ends_one_that_does_not_answer(serv
 
 def test_receive_with_a_timeout_gives_none_when_the_time_is_up(server: Server) -> None:
     with connect(url(server, "/timeouts")) as ws:
-        assert float(ws.recv(timeout=DEADLINE)) >= 0.05
+        assert float(ws.recv(timeout=DEADLINE)) >= 0.04  # a loop that is up to a tick early
         ws.send("x")
         assert ws.recv(timeout=DEADLINE) == "got 'x'"
 
