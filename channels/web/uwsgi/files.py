@@ -13,7 +13,7 @@ from gevent import socket as gsocket
 from channels.web.uwsgi import request
 from channels.web.uwsgi.state import as_bytes, as_text
 from channels.web.uwsgi.waiting import wait_any
-from channels.worker.subscription import READ, WRITE
+from channels.worker.waiting import READ, WRITE
 
 BLOCK_BYTES = 65536
 RECV_MAX = 4096  # bytes that recv() takes at once, uWSGI's limit

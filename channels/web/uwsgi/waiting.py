@@ -18,7 +18,7 @@ from channels.core import native
 from channels.web.uwsgi import request
 from channels.web.uwsgi.request import Context
 from channels.worker import subscription
-from channels.worker.subscription import READ, WRITE
+from channels.worker.waiting import READ, WRITE
 
 _poll = monkey.get_original("select", "poll")
 _EVENTS = {READ: select.POLLIN, WRITE: select.POLLOUT}

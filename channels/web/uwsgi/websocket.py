@@ -19,7 +19,7 @@ from channels.web.uwsgi import request
 from channels.web.uwsgi.request import Context
 from channels.web.uwsgi.state import as_bytes, as_text, state
 from channels.web.uwsgi.waiting import wait_any
-from channels.worker.subscription import READ
+from channels.worker.waiting import READ
 
 try:
     from websockets.exceptions import PayloadTooBig, ProtocolError

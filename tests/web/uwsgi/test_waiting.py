@@ -80,7 +80,7 @@ def test_the_end_of_a_request_ends_its_waits(fabric: Client, pipes: list[tuple[i
     try:
         gevent.spawn_later(0.01, core.end, Draining)
         with pytest.raises(Draining):
-            waiting.wait_any([(pipes[0][0], subscription.READ, 0.0)], None, core)
+            waiting.wait_any([(pipes[0][0], waiting.READ, 0.0)], None, core)
     finally:
         subscription.unbind_request(core, token)
 
