@@ -174,6 +174,14 @@ class Settings:
         "who takes a connection: the worker with the fewest, any that is quick, or whom the router chooses",
         check=_one_of("load", "race", "dispatch"),
     )
+    sticky: str = setting(
+        "",
+        "the part of a request that decides which worker serves it: path:N (the Nth part), query:NAME, header:NAME, "
+        "cookie:NAME, or MODULE:FUNCTION of environ",
+    )
+    sticky_timeout: float = setting(
+        10.0, "how long such a request waits for its worker; then 503", "seconds", _between(0, 86400)
+    )
     worker_connections: int = setting(
         10_000, "connections that a worker holds at most", "connections", _between(1, 1 << 20)
     )

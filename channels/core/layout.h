@@ -197,6 +197,7 @@ struct worker_counters {
     shared64 stale, wakeups, late_wakeups, broken_rings;
     shared64 connections, connections_total, requests_running, requests_total, request_errors, streams;
     shared64 requests_timed_out;
+    shared64 keys_number, keys_since_ns, keys_own, keys_guest;
 };
 
 struct worker_control {

@@ -8,7 +8,7 @@ _WORKER_COUNTERS = (
     "alerts_sent", "alerts_received", "alerts_unhandled", "alerts_dropped",
     "stale", "wakeups", "late_wakeups", "broken_rings",
     "connections", "connections_total", "requests_running", "requests_total", "request_errors", "streams",
-    "requests_timed_out",
+    "requests_timed_out", "keys_number", "keys_since_ns", "keys_own", "keys_guest",
 )
 _ROUTER_COUNTERS = (
     "turns", "records", "deliveries", "bytes",
@@ -17,7 +17,7 @@ _ROUTER_COUNTERS = (
 
 cdef extern from *:
     """
-    _Static_assert(sizeof(struct worker_counters) == 21 * sizeof(shared64), "_WORKER_COUNTERS names each of them");
+    _Static_assert(sizeof(struct worker_counters) == 25 * sizeof(shared64), "_WORKER_COUNTERS names each of them");
     _Static_assert(sizeof(struct router_counters) == 13 * sizeof(shared64), "_ROUTER_COUNTERS names each of them");
     """
 

@@ -18,13 +18,15 @@ from channels.core import native
 from channels.errors import BadSetting, ChannelsError, Draining, Restarting
 from channels.settings import Settings
 from channels.worker import control, streams, subscription
-from channels.worker.application import WSGIApplication
+from channels.worker.application import WSGIApplication, load
 from channels.worker.client import Client
 from channels.worker.http.accept import AcceptPolicy
 from channels.worker.http.config import HttpConfig
 from channels.worker.http.exchange import Exchange
 from channels.worker.http.server import NEVER, Server
 from channels.worker.inbox import InboxReader
+from channels.worker.keys import parse
+from channels.worker.sticky import Sticky, adopt
 from channels.worker.streams import StreamStart
 
 log = logging.getLogger("channels")
@@ -94,14 +96,27 @@ class Serving:
         if settings.max_requests:
             server.requests_limit = settings.max_requests + random.randint(0, settings.max_requests_jitter)
             server.limit_reached = lambda: self._leave(f"max_requests={settings.max_requests}")
+        self._sticky = self._make_sticky(given, client) if settings.sticky else None
+        server.on_head = self._sticky
         self._age: Any = None
         if settings.max_age:
             age = settings.max_age + random.uniform(0, settings.max_age_jitter)
             self._age = server.loop.timer(age, ref=False)
         self._inbox = InboxReader(
             given.inboxes[given.slot].read,
-            {passing.CONTROL: lambda line, fd: gevent.spawn(control.serve, line, fd, settings.message_max)},
+            {
+                passing.CONTROL: lambda line, fd: gevent.spawn(control.serve, line, fd, settings.message_max),
+                passing.HTTP: lambda data, fd: adopt(server, data, fd),
+            },
         )
+
+    @staticmethod
+    def _make_sticky(given: Assignment, client: Client) -> Sticky:
+        settings = given.settings
+        if settings.certfile:
+            raise BadSetting("sticky", settings.sticky, "does not go with certfile: TLS cannot move between processes")
+        key = parse(settings.sticky, lambda text: load(text, settings.chdir))
+        return Sticky(key, client, given.inboxes, given.number, settings.workers, settings.sticky_timeout)
 
     # ---- what the segment shows of it ----
 
@@ -110,8 +125,9 @@ class Serving:
         return subscription.seat_request(connection)
 
     def _unbind(self, seat: subscription.Seat) -> None:
-        if seat.core is not None:
-            seat.core.close()
+        seat.close()
+        if self._sticky is not None:
+            self._sticky.done(seat.watcher)
         set_count = self._endpoint.set_count
         set_count(_COUNTER["requests_running"], max(self._stats.running - 1, 0))
         set_count(_COUNTER["requests_total"], self._stats.requests)
@@ -137,6 +153,8 @@ class Serving:
         except (ChannelsError, OSError):
             exchange.take_back()
             return False
+        if self._sticky is not None:
+            self._sticky.done(exchange.connection)
         return True
 
     # ---- life ----

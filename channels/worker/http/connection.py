@@ -174,6 +174,22 @@ class Connection(Sending):
             server.deadlines.start()
         server.pool.run(exchange)
 
+    def set_aside(self) -> None:
+        """Whoever took it by `on_head` lets it wait."""
+        self.detached = True
+        self.io.stop()
+
+    def take_up(self) -> None:
+        """It goes on."""
+        self.detached = False
+        self.io.start(self._readable)
+
+    def refuse_head(self, status: int, reason: str) -> None:
+        """Whoever took it by `on_head` has nobody to serve it."""
+        self.detached = False
+        self.io.start(self._readable)
+        self._refuse(BadRequest(status, reason))
+
     def _offer(self, head: Head) -> None:
         """Another worker may be the one for it."""
         taker = self.server.on_head
