@@ -1,4 +1,4 @@
-"""A counter per user in SQLite that only ever one worker writes: no lock between processes, no lost update.  Plain WSGI.
+"""A counter per user in SQLite that only ever one worker writes: no lock between processes.  Plain WSGI.
 
     channels examples.sharded:app --workers 4 --sticky path:2
 
