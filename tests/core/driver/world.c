@@ -142,9 +142,11 @@ static void take(struct world_worker *worker, const struct record *header, const
         break;
     case RECORD_HERE:
         worker->here++;
+        endpoint_peer_here(&worker->endpoint, WORKER_SLOT(header->source));
         break;
     case RECORD_GONE:
         worker->gone++;
+        endpoint_peer_gone(&worker->endpoint, WORKER_SLOT(header->source));
         break;
     case RECORD_RESYNC:
         worker->resync++;
