@@ -287,6 +287,18 @@ void fanout_drop_spill(struct router *self, uint32_t slot) {
     shared_store(&segment_mark(self->segment, slot)->spilled, 0);
 }
 
+static bool goes_down(const struct router *self, const struct record *header) {
+    uint32_t body = header->length - (uint32_t)sizeof *header;
+    if (header->name_length > body || (header->flags & ~FLAGS_KNOWN) != 0)
+        return false;
+    if (is_message(header))
+        return header->row < self->segment->at.rows &&
+               ((header->flags & FLAG_LARGE) == 0 || body == sizeof(struct large_payload));
+    if (header->type == RECORD_JOINED)
+        return body == sizeof(struct joined_payload);
+    return header->type > RECORD_JOINED && header->type < RECORD_ALERT;
+}
+
 bool fanout_import(struct router *self, uint32_t slot, const uint8_t *data, uint64_t size) {
     struct lane *lane = &self->lane[slot];
     while (size != 0) {
@@ -296,8 +308,7 @@ bool fanout_import(struct router *self, uint32_t slot, const uint8_t *data, uint
         memcpy(&header, data, sizeof header);
         uint64_t span = record_span(header.length);
         if (header.length < sizeof header || span > size || span > ring_record_max(lane->down.capacity) ||
-            header.type < RECORD_MESSAGE || header.type >= RECORD_ALERT || header.destination != lane->id ||
-            (is_message(&header) && header.row >= self->segment->at.rows))
+            header.destination != lane->id || !goes_down(self, &header))
             return false;
         spill(self, lane, &header, data + sizeof header);
         data += span;

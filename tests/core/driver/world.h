@@ -40,6 +40,8 @@ struct world {
     bool routing;
 };
 
+extern uint32_t world_offender; /* a slot whose bodies may be anything; 0: none */
+
 struct world *world_new(uint32_t ring_bytes, uint32_t rows);
 void world_free(struct world *self);
 void world_start_router(struct world *self);
