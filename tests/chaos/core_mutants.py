@@ -1,4 +1,3 @@
-# ruff: noqa: E501  the texts of the core are quoted as they stand
 """The test of the tests: the C core weakened in one place, which the quick tests must notice.
 
 `python -m tests.chaos.core_mutants [NAME...]`: each mutant is a copy of channels/core with one text replaced, compiled

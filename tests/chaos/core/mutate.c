@@ -236,7 +236,8 @@ static uint64_t spills(uint64_t rounds) {
         } data[4];
         memset(data, 0, sizeof data);
         for (int i = 0; i < 4; i++) {
-            data[i].record = (struct record){.length = sizeof data[0], .type = RECORD_MESSAGE};
+            data[i].record =
+                (struct record){.length = sizeof data[0], .type = RECORD_MESSAGE, .source = WORKER_ID(1, 1)};
             data[i].record.destination = world->worker[1].endpoint.id;
         }
         spoil_record(&data[any() % 4].record);
