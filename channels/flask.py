@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Callable, TypeVar
 
 import click
+import gevent
 from flask import Flask, Response, abort, current_app, request
 from flask.cli import AppGroup
 
@@ -201,6 +202,13 @@ class Channels:
             return handler
 
         return decorate
+
+    # ---- background ----
+
+    def background(self, function: View) -> View:
+        """Decorates a function that runs in a greenlet of its own in every worker, from its start on."""
+        fabric.when_attached(lambda: gevent.spawn(function))
+        return function
 
     # ---- tokens ----
 

@@ -114,6 +114,20 @@ def test_alerts_are_handled_in_the_application_s_context() -> None:
             assert alerts.call(client.pid, "name?", b"!", timeout=10) == b"of alerts!"
 
 
+def test_what_runs_in_the_background_runs_in_every_worker_that_comes() -> None:
+    ran: list[int] = []
+
+    @Channels().background
+    def work() -> None:
+        ran.append(channels.channel_send("nobody", b""))
+
+    assert ran == []
+    for number in (1, 2):
+        with testing.local():
+            while len(ran) < number:
+                testing.pause()
+
+
 def test_tokens_give_leave_for_what_they_name_and_for_so_long(local: None) -> None:
     made = create(SECRET_KEY="key", CHANNELS_EVENTS_URL="/ev", CHANNELS_TOKEN_AGE=1000)
     with made.app_context():
