@@ -19,7 +19,7 @@ from typing import Any, Callable
 os.environ["OPENBLAS_NUM_THREADS"] = "1"  # else numpy starts threads that compete with what is measured
 import numpy
 
-DEADLINE = 15.0  # seconds after which a run has failed
+DEADLINE = 60.0  # seconds after which a run has failed
 BROKEN = "lost, doubled, out of order or damaged"
 MANY = 4096  # small bodies that are checked at once
 NOISE = 1 << 20  # bytes of noise before it repeats itself

@@ -30,7 +30,7 @@ ONE: list[type[Peer]] = [*MANY, Pipe]
 WAITING: list[type[Peer]] = [Fabric, Redis, ZeroMQ, Pipe, SimpleQueue, Queue]
 ALERTS: list[type[Peer]] = [Fabric, SimpleQueue, RedisPipelined]
 BODIES: list[type[Peer]] = [Fabric, Redis, ZeroMQ, Pipe, SimpleQueue]
-WHOLE: list[type[Peer]] = [Fabric, ZeroMQ, Pipe, SimpleQueue]
+WHOLE: list[type[Peer]] = [Fabric, ZeroMQ, Pipe]
 
 
 @dataclasses.dataclass

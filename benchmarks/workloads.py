@@ -52,7 +52,10 @@ class FanOut:
         """Messages of each publisher that take so long."""
         return int(rate * seconds / self.publishers / self.subscribers)
 
-    first = 2000
+    @property
+    def first(self) -> int:
+        """Messages of each publisher in the run that finds out how many it takes."""
+        return max(1, min(2000, MIB // self.size))
 
 
 @dataclasses.dataclass(frozen=True)

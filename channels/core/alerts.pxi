@@ -154,7 +154,7 @@ cdef int receive_alert(Endpoint self, uint8_t kind, uint8_t flags, uint8_t hops,
     if kind != RECORD_ALERT:
         return 0
     queue = self.last_alert
-    if queue is None or queue.name != name:
+    if queue is None or (queue.name is not name and queue.name != name):
         queue = self.alert_queues.get(name)
         if queue is None:
             shared_plus(&self.counters[8], 1)
@@ -169,6 +169,14 @@ cdef int receive_alert(Endpoint self, uint8_t kind, uint8_t flags, uint8_t hops,
         return 0
     shared_plus(&self.counters[7], 1)
     return 0
+
+
+cdef bytes alert_name_of(AlertQueue last, const uint8_t *name, uint8_t length):
+    """An alert's name as an object; mostly it is that of the last one."""
+    if last is not None and PyBytes_GET_SIZE(last.name) == length and (
+            memcmp(PyBytes_AS_STRING(last.name), name, length) == 0):
+        return last.name
+    return PyBytes_FromStringAndSize(<const char *>name, length)
 
 
 def alert_name(name):

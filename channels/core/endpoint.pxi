@@ -616,14 +616,19 @@ cdef class Endpoint:
     cdef int _drain_peer(self, uint32_t peer, int budget) except -1:
         cdef record header
         cdef const uint8_t *body = NULL
-        cdef int taken = 0
-        while taken < budget and endpoint_next_direct(&self.c, peer, &header, &body) == RING_OK:
+        cdef int status = RING_OK, taken = 0
+        while status == RING_OK and taken < budget:
             try:
-                self._direct(&header, body)
+                while taken < budget:
+                    status = endpoint_next_direct(&self.c, peer, &header, &body)
+                    if status != RING_OK:
+                        break
+                    taken += 1
+                    self._direct(&header, body)
+                    ring_advance(&self.c.inn[peer].ring, &header)
             except MemoryError:
                 shared_plus(&self.counters[9], 1)
-            ring_advance(&self.c.inn[peer].ring, &header)
-            taken += 1
+                ring_advance(&self.c.inn[peer].ring, &header)
         endpoint_release_direct(&self.c, peer)
         return taken
 
@@ -634,8 +639,8 @@ cdef class Endpoint:
             self._forget((header.source, header.message_id))
             return 0
         if header.flags & FLAG_FIRST and header.flags & FLAG_LAST:
-            name = PyBytes_FromStringAndSize(<const char *>body, header.name_length)
-            receive_alert(self, header.type, header.flags, header.hops, header.source, header.sequence, <bytes>name,
+            receive_alert(self, header.type, header.flags, header.hops, header.source, header.sequence,
+                          alert_name_of(self.last_alert, body, header.name_length),
                           PyBytes_FromStringAndSize(<const char *>body + header.name_length, size))
             return 0
         assembly = self._fragment(header, body, size)

@@ -245,3 +245,30 @@ cdef int _bad_name(object name, bytes raw) except -1:
 def check_name(name):
     """The name as `str`, checked as channel_join does."""
     return _name_bytes(name).decode()
+
+
+cdef extern from *:
+    """
+    #include <malloc.h>
+    static int keep_heap_top(int keep, int mapped) {
+    #ifdef M_TRIM_THRESHOLD
+        return mallopt(M_TRIM_THRESHOLD, keep) && mallopt(M_MMAP_THRESHOLD, mapped) && mallopt(M_TOP_PAD, 1 << 20);
+    #else
+        (void)keep, (void)mapped;
+        return 0;
+    #endif
+    }
+    """
+    bint keep_heap_top(int keep, int mapped)
+
+
+def keep_heap(int keep=16 << 20, int mapped=4 << 20):
+    """Let the C library keep up to `keep` bytes of freed heap, and take bodies below `mapped` bytes from it.
+
+    Without it, glibc gives the heap's top back after each batch of bodies and faults it in again for the next one.
+    False: nothing was changed, for the C library is another, or its variables say what is wanted (mallopt(3)).
+    """
+    if "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "") or any(
+            name in os.environ for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_")):
+        return False
+    return keep_heap_top(keep, mapped)

@@ -103,6 +103,7 @@ class Routing:
         on_quarantine: Callable[[int, int, str], None],
         spilled: Spilled | None = None,
     ) -> None:
+        native.keep_heap()
         self.router = native.Router(
             segment,
             eventfds,

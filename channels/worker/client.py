@@ -726,6 +726,7 @@ def attach(segment: native.Segment, eventfds: Sequence[int], slot: int, generati
     """Make this process the worker in `slot`."""
     global _current
     segment.enter("worker", slot)
+    native.keep_heap()
     _current = Client(segment, eventfds, slot, generation, settings)
     _current.endpoint.install()
     for callback in _when_attached:
