@@ -222,7 +222,7 @@ class _Deadline:
         self._greenlet = getcurrent()
         self._seconds = seconds
         self._timer = gevent.get_hub().loop.timer(seconds)
-        self._timer.start(self._over)
+        self._timer.start(self._over, update=True)
         self.pending.append(self)
         faulthandler.dump_traceback_later(seconds + KILL_AFTER, exit=True)
 

@@ -88,7 +88,7 @@ def chunked_read(timeout: float = 0) -> bytes:
         reader.join(timeout or None)
     if not reader.ready():
         raise OSError("unable to receive chunked part: it did not come")
-    context.reader = None
+    context.body_reader = None
     return bytes(reader.get())
 
 
@@ -102,9 +102,9 @@ def chunked_read_nb() -> bytes | None:
 
 def _reader(context: request.Context) -> Any:
     """Reads the next part, in a greenlet: who gives up waiting for it gets it next time."""
-    if context.reader is None:
-        context.reader = gevent.spawn(_some, context.environ["wsgi.input"])
-    return context.reader
+    if context.body_reader is None:
+        context.body_reader = gevent.spawn(_some, context.environ["wsgi.input"])
+    return context.body_reader
 
 
 def _some(source: Any) -> bytes:

@@ -40,7 +40,7 @@ class Context:
         self.websocket: Any = None
         self.harakiri: Any = None
         self.file: Iterable[bytes] | None = None
-        self.reader: Any = None  # the greenlet that waits for more of the body
+        self.body_reader: Any = None  # the greenlet that waits for more of the body
         self.connection: Any = None  # the socket, once it was taken from the server
         self.head = b""  # what the server had read of it beyond the request
         self._pumped: socket.socket | None = None
@@ -82,7 +82,7 @@ class Context:
 
     def close(self) -> None:
         """Never waits."""
-        for greenlet in (self._pump, self.reader):
+        for greenlet in (self._pump, self.body_reader):
             if greenlet is not None:
                 greenlet.kill(block=False)
         if self._pumped is not None:

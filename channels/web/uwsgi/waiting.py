@@ -79,7 +79,7 @@ def wait_any(waits: Sequence[Wait], seconds: float | None, core: subscription.Co
             io.start(greenlet.switch)
         if seconds is not None:
             timer = hub.loop.timer(seconds)
-            timer.start(greenlet.switch)
+            timer.start(greenlet.switch, update=True)
         if core is not None:
             core._wakes.add(greenlet)
             core.begin_wait()
