@@ -32,6 +32,7 @@ class Server:
         bind: Where to listen; by default a free port, see `url`.
         directory: Where it runs.
         environment: Added to this process's.
+        module: What `python -m` runs.
         wait: False: do not wait until it is ready, as for one that cannot start.
         prefix: A command that runs the server, as `unshare --pid` does.
         pass_fds: Descriptors that it inherits.
@@ -45,6 +46,7 @@ class Server:
         bind: str = "127.0.0.1:0",
         directory: str | Path | None = None,
         environment: dict[str, str] | None = None,
+        module: str = "channels",
         wait: bool = True,
         prefix: Sequence[str] = (),
         pass_fds: Sequence[int] = (),
@@ -57,7 +59,7 @@ class Server:
             *prefix,
             sys.executable,
             "-m",
-            "channels",
+            module,
             app,
             "--bind",
             bind,
