@@ -6,7 +6,7 @@ BIND ?= 127.0.0.1:8000
 WORKERS ?= 4
 NATIVE_SOURCES = $(filter-out channels/core/native.c,$(wildcard channels/core/*.c)) $(wildcard channels/core/*.h channels/core/*.pxi channels/core/*.pyx)
 
-.PHONY: run test build lint models native sanitize bench clean
+.PHONY: run test build lint models native sanitize bench chaos clean
 
 run: build
 	$(BIN)/channels examples.chat:app --bind $(BIND) --workers $(WORKERS)
@@ -58,6 +58,10 @@ $(VENV)/.bench: $(VENV)/.installed
 
 bench: build $(VENV)/.bench
 	$(BIN)/python -m benchmarks.fabric $(BENCH)
+
+# What kills: a thousand workers and twenty routers of a server under load.  About ten minutes; CHAOS=--kills=100: one.
+chaos: build
+	$(BIN)/python -m tests.chaos.kills $(CHAOS)
 
 clean:
 	rm -rf build dist *.egg-info $(VENV) channels/core/native.c channels/core/*.so

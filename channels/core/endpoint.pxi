@@ -400,7 +400,7 @@ cdef class Endpoint:
         self.by_row[row] = <PyObject *>channel
         channel.row, channel.row_generation, channel.epoch, channel.last = row, generation, epoch, last
         for binding in channel.bindings:
-            binding.last = last
+            binding.last, binding.skipped = last, None
         return 0
 
     cdef int _clear_row(self, LocalChannel channel) except -1:
@@ -456,10 +456,13 @@ cdef class Endpoint:
             large = self._large_body(header, body)
             if large is None:
                 if not (<const large_payload *>body).receivers[self.c.slot // 64] >> (self.c.slot % 64) & 1:
-                    channel.last = header.sequence  # sent before this worker joined
+                    gap = header.sequence - channel.last - 1
+                    channel.last = header.sequence  # sent before this worker joined: nobody here has missed it
+                    if gap:
+                        self._lost(channel, gap)
                     for binding in channel.bindings:
-                        if binding.last + 1 == header.sequence:
-                            binding.last = header.sequence
+                        if binding.queue is not None:
+                            binding._skip(header.sequence)
                 return 0
             facts.event = <const uint8_t *>PyBytes_AS_STRING(large.name)
             facts.event_size = PyBytes_GET_SIZE(large.name)

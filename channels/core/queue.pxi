@@ -131,6 +131,24 @@ cdef class Binding:
     cdef uint64_t last
     cdef bint exact    # joined by name
     cdef set prefixes  # and by these prefixes
+    cdef list skipped  # numbers beyond `last` of messages that were sent before it was joined, or None
+
+    cdef int _skip(self, uint64_t number) except -1:
+        if self.last + 1 == number:
+            self.last = number
+        elif self.skipped is None:
+            self.skipped = [number]
+        else:
+            self.skipped.append(number)
+        return 0
+
+    cdef uint64_t _missed(self, uint64_t number) except? 0xffffffff:
+        """How many messages between the last one taken and this one were lost; `last` is still the former."""
+        cdef uint64_t missed = number - self.last - 1
+        if self.skipped is not None:
+            missed -= sum(1 for skipped in self.skipped if self.last < skipped < number)
+            self.skipped = [skipped for skipped in self.skipped if skipped > number] or None
+        return missed
 
 
 cdef struct queue_entry:
@@ -244,6 +262,8 @@ cdef class Queue(Member):
         cdef Binding binding = <Binding>entry.binding
         cdef Message copy
         cdef uint64_t missed = message.number - binding.last - 1
+        if missed:
+            missed = binding._missed(message.number)
         binding.last = message.number
         self.first += 1
         self.count -= 1

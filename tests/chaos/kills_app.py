@@ -20,7 +20,7 @@ from channels import alerts
 from channels.worker import client
 
 REPORTS = Path(os.environ["CHAOS_REPORTS"])
-RANGE = 200  # numbers that share a digest
+RANGE = 50  # numbers that share a digest
 PAUSE = float(os.environ.get("CHAOS_PAUSE", "0.004"))  # seconds between two messages of a worker
 LARGE_EVERY, LARGE_BYTES = 150, 200_000
 

@@ -405,6 +405,26 @@ def test_a_receiver_that_takes_nothing_of_a_large_message_misses_it_and_is_told(
         assert cluster.workers[2].run(kept.take, "s", 1) == [("room", b"next", 1)]
 
 
+def test_a_large_message_sent_before_a_worker_joined_is_not_among_what_it_missed(plain):
+    plain.add()
+    plain.workers[2].run(kept.open_subscription, "s", "room")
+    plain.workers[2].signal(signal.SIGSTOP)
+    try:
+        plain.workers[1].start(send_pattern, MIB)
+        wait_until(lambda: plain.workers[1].run(waiting_for_room, 2) == 1)
+        plain.workers[3].run(kept.open_subscription, "s", "room")
+        plain.workers[3].run(kept.send, "room", b"not read yet")
+    finally:
+        plain.workers[2].signal(signal.SIGCONT)
+    assert plain.workers[1].result() == 1
+    plain.workers[1].run(kept.send, "room", b"next")
+    assert plain.workers[3].run(kept.take, "s", 2) == [("room", b"not read yet", 0), ("room", b"next", 0)]
+
+
+def waiting_for_room(slot):
+    return len(fabric.current()._room_peers.get(slot, ()))
+
+
 def test_of_a_sender_killed_in_the_middle_of_a_large_message_nothing_is_received(plain):
     plain.add()
     plain.workers[2].run(kept.open_subscription, "s", "room")
