@@ -10,7 +10,7 @@ import contextvars
 from typing import Any, Protocol
 
 import gevent
-from greenlet import GreenletExit
+from greenlet import GreenletExit, getcurrent
 
 IDLE_MAX = 256
 
@@ -60,6 +60,7 @@ class Pool:
 
     def run(self, job: Job) -> None:
         """Begin it now, until it waits for the first time.  In the hub."""
+        assert getcurrent() is self.hub
         runner = self.idle.pop() if self.idle else Runner(self)
         runner.job = job
         job.runner = runner

@@ -18,6 +18,7 @@ from typing import Any, Callable
 
 import gevent
 from gevent.event import Event
+from greenlet import getcurrent
 
 from channels.worker.http.accept import DESCRIPTORS_PAUSE, AcceptPolicy
 from channels.worker.http.accesslog import AccessLog
@@ -286,11 +287,23 @@ class Server:
         """
         self.stop_accepting()
         self.closing = self.draining = True
-        for listener in self.listeners:
-            while last and self._accept_one(listener):
-                pass
-            self._close_listener(listener)
+        if getcurrent() is self.hub:
+            self._close_listeners(last)
+        else:  # requests begin in the hub only
+            done = Event()
+            self.loop.run_callback(self._close_listeners, last, done)
+            done.wait()
         self._idle_timer.start(self._end_idle)
+
+    def _close_listeners(self, last: bool, done: Event | None = None) -> None:
+        try:
+            for listener in self.listeners:
+                while last and self._accept_one(listener):
+                    pass
+                self._close_listener(listener)
+        finally:
+            if done is not None:
+                done.set()
 
     def _close_listener(self, listener: Listener) -> None:
         listener.io.close()

@@ -54,7 +54,8 @@ class Running:
             self._up.set()
             return
         self._up.set()
-        self.server._stopped.wait()
+        while not self.server._stopped.wait(1.0):  # with a time, for the hub to have something to wait for
+            pass
         gevent.get_hub().destroy(destroy_loop=True)
 
     def __enter__(self) -> Running:
