@@ -47,7 +47,7 @@ _get_ident = monkey.get_original("_thread", "get_ident")
 _close = monkey.get_original("os", "close")  # gevent's waits for a loop, which a child may never run
 
 _current: Client | None = None
-_when_attached: list[Callable[[], None]] = []
+_when_attached: list[Callable[[], object]] = []
 
 
 class _Wake:
@@ -734,7 +734,7 @@ def attach(segment: native.Segment, eventfds: Sequence[int], slot: int, generati
     return _current
 
 
-def when_attached(callback: Callable[[], None]) -> None:
+def when_attached(callback: Callable[[], object]) -> None:
     """Call it at once in a worker; else in each that comes of this process, before it serves."""
     if _current is not None and _current.pid == os.getpid():
         callback()

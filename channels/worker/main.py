@@ -167,7 +167,7 @@ def _dump_stacks_on_demand() -> None:
     def dump(number: int, frame: Any) -> None:
         from gevent.util import format_run_info
 
-        lines: list[str] = format_run_info(current_thread_ident=None)  # type: ignore[func-returns-value]  # it does
+        lines: list[str] = format_run_info(current_thread_ident=None)  # type: ignore[assignment,func-returns-value]
         sys.stderr.write("\n".join(lines) + "\n")
         sys.stderr.flush()
 
