@@ -79,7 +79,7 @@ class ServerSentEventsBlueprint(Blueprint):
         message = Message(data, type, id, retry)
         name = events.event_fields(type, None if id is None else str(id), None if retry is None else retry / 1000)
         client = fabric.current("sse.publish")
-        return client.send_event(PREFIX + channel, message.body(), None if name is None else name.encode(), -1.0)
+        return client.sender.send_event(PREFIX + channel, message.body(), None if name is None else name.encode(), -1.0)
 
     def messages(self, channel: str = DEFAULT_CHANNEL) -> Iterator[Message]:
         """What is sent to the channel, from now on."""

@@ -18,6 +18,7 @@ from channels.core import native
 from channels.errors import AlertLoop, CallTimeout, MessageTooBig, RemoteError, RingFull, WorkerGone
 from channels.worker import answers
 from channels.worker import client as fabric
+from channels.worker.room import Wake
 
 log = logging.getLogger("channels")
 
@@ -109,14 +110,14 @@ class _Receiver:
 
     def _wake(self) -> None:
         if self.queue.waiter is not None:
-            self.box.client._switch(self.queue.waiter)
+            self.box.client.room.switch(self.queue.waiter)
 
 
 class _Call:
     __slots__ = ("name", "outcome", "wake", "worker")
 
     def __init__(self, worker: tuple[int, int], name: bytes) -> None:
-        self.wake = fabric._Wake()
+        self.wake = Wake()
         self.worker = worker
         self.name = name
         self.outcome: bytes | Exception | None = None
@@ -192,11 +193,11 @@ class Box:
         parcel = native.Parcel(self.client.endpoint, native.ALERT, flags, hops, correlation, name, data, targets)
         done = False
         try:
-            done = self.client.pump(parcel, deadline, None)
+            done = self.client.sender.pump(parcel, deadline, None)
         finally:
             if not done:
                 late = [slot for slot, _ in parcel.waiting]
-                self.client.abort(parcel)
+                self.client.sender.abort(parcel)
         if not done:
             raise RingFull(f"worker {', '.join(map(str, late))}", limit)
         if len(targets) == 1 and not parcel.delivered:
@@ -219,7 +220,7 @@ class Box:
         try:
             while not call.wake.fired:
                 left = None if deadline is None else deadline - time.monotonic()
-                if not self.client.park(call.wake, left) and (left is not None or getcurrent() is self.client.hub):
+                if not self.client.room.park(call.wake, left) and (left is not None or getcurrent() is self.client.hub):
                     raise CallTimeout(call.worker[0], call.name.decode(), timeout or 0.0)
         finally:
             self._calls.pop(correlation, None)
@@ -235,13 +236,13 @@ class Box:
             call.outcome = RemoteError(call.worker[0], call.name.decode(), (data or b"").decode(errors="replace"))
         else:
             call.outcome = data
-        self.client.fire(call.wake)
+        self.client.room.fire(call.wake)
 
     def _on_gone(self, slot: int, generation: int) -> None:
         for call in list(self._calls.values()):
             if call.worker[0] == slot and call.worker[1] <= generation and not call.wake.fired:
                 call.outcome = WorkerGone(slot)
-                self.client.fire(call.wake)
+                self.client.room.fire(call.wake)
 
 
 def _bytes(data: Any) -> bytes:

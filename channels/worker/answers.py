@@ -33,5 +33,5 @@ def answer(client: Any, source: int, correlation: int, result: bytes | None, err
 
 
 def _finish(client: Any, parcel: native.Parcel) -> None:
-    if not client.pump(parcel, time.monotonic() + client.settings.send_timeout, None):
-        client.abort(parcel)
+    if not client.sender.pump(parcel, time.monotonic() + client.settings.send_timeout, None):
+        client.sender.abort(parcel)

@@ -40,7 +40,7 @@ def publish(name: str, data: Any, *, event: str | None = None, timeout: float | 
         return native.channel_send(name, body, timeout=timeout)
     if any(character in event for character in "\r\n\0"):
         raise ValueError(f"an event's name has no line breaks, not {event!r}")
-    return fabric.current("publish").send_event(name, body, event.encode(), timeout)
+    return fabric.current("publish").sender.send_event(name, body, event.encode(), timeout)
 
 
 def encode(data: Any) -> bytes:

@@ -194,9 +194,9 @@ class Streams:
         self._joining[key] = self._joining.get(key, 0) + 1
         try:
             for name in exact:
-                self._client.join(group, name)
+                self._client.membership.join(group, name)
             for prefix in prefixes:
-                self._client.join_prefix(group, prefix)
+                self._client.membership.join_prefix(group, prefix)
             if before is not None and before != self.names(stream):
                 return False
             if subscription is not None:
@@ -217,9 +217,9 @@ class Streams:
             return
         del self._groups[group.key]
         for name in group.key[1]:
-            self._client.leave(group, name)
+            self._client.membership.leave(group, name)
         for prefix in group.key[2]:
-            self._client.leave_prefix(group, prefix)
+            self._client.membership.leave_prefix(group, prefix)
 
     # ---- in the hub ----
 

@@ -17,6 +17,7 @@ from greenlet import getcurrent
 from channels.core import native
 from channels.errors import BadChannelName, ClientGone, Draining, StreamEnded, SubscriptionClosed
 from channels.worker import client as fabric
+from channels.worker.room import Timer
 
 POLICIES = {"drop_oldest": native.DROP_OLDEST, "drop_newest": native.DROP_NEWEST, "close": native.CLOSE}
 
@@ -69,24 +70,24 @@ class Subscription(native.Queue):
                 raise SubscriptionClosed()
             text = _text(name)
             if text.endswith("*"):
-                self._client.join_prefix(self, text[:-1])
+                self._client.membership.join_prefix(self, text[:-1])
             else:
-                self._client.join(self, text)
+                self._client.membership.join(self, text)
 
     def leave(self, *names: str | bytes) -> None:
         """Leave them, and forget what waits of them.  Does not wait."""
         for name in names:
             text = _text(name)
             if text.endswith("*"):
-                self._client.leave_prefix(self, text[:-1])
+                self._client.membership.leave_prefix(self, text[:-1])
             else:
-                self._client.leave(self, text)
+                self._client.membership.leave(self, text)
 
     @property
     def channels(self) -> list[str]:
         """What was joined: names, and prefixes with their `*`; sorted."""
         names = {channel.name for channel, (exact, _) in self.memberships.items() if exact}
-        names.update(f"{local.name}*" for local in self._client.prefixes.values() if self in local.queues)
+        names.update(f"{local.name}*" for local in self._client.membership.prefixes.values() if self in local.queues)
         return sorted(names)
 
     # ---- taking ----
@@ -122,13 +123,13 @@ class Subscription(native.Queue):
         greenlet = getcurrent()
         if greenlet is client.hub:
             raise RuntimeError("nothing may wait in a callback of the hub; use gevent.spawn")
-        client._check_wait("waiting on a subscription")
+        client.room.check_here("waiting on a subscription")
         if self.waiter is not None:
             raise RuntimeError("another greenlet waits on this subscription; give each one of its own")
         if timeout is not None and timeout <= 0:
             return False
         core = self._core
-        timer = fabric.Timer(client, timeout)
+        timer = Timer(client.room, timeout)
         self.waiter = greenlet
         self._nudged = False
         try:
@@ -151,7 +152,7 @@ class Subscription(native.Queue):
 
     def _look_up(self) -> None:
         if self.waiter is not None and self._nudged:
-            self._client._switch(self.waiter)
+            self._client.room.switch(self.waiter)
 
     # ---- the end ----
 
@@ -160,9 +161,9 @@ class Subscription(native.Queue):
         self.end(None)
         for channel, (exact, _) in self.memberships.items():
             if exact:
-                self._client.leave(self, channel.name)
-        for prefix in [local.name for local in self._client.prefixes.values() if self in local.queues]:
-            self._client.leave_prefix(self, prefix)
+                self._client.membership.leave(self, channel.name)
+        for prefix in [local.name for local in self._client.membership.prefixes.values() if self in local.queues]:
+            self._client.membership.leave_prefix(self, prefix)
         self.take_all()
         fd = self.release_fd()
         if fd >= 0:
@@ -255,7 +256,7 @@ class Core:
     def _wake(self) -> None:
         for greenlet in list(self._wakes):
             if greenlet in self._wakes:  # it still waits where it said
-                self.client._switch(greenlet)
+                self.client.room.switch(greenlet)
 
     def check(self) -> None:
         """Raises ClientGone or Draining when this core is to end."""
@@ -394,14 +395,14 @@ def channel_join(channel: str | bytes) -> None:
     fabric.current("channel_join")
     core = current_core()
     core.check()
-    core.client.join(core.main(), native.check_name(channel))
+    core.client.membership.join(core.main(), native.check_name(channel))
 
 
 def channel_leave(channel: str | bytes) -> None:
     """Leave it: nothing of it is received afterwards, what waits in the queue included.  Does not wait."""
     fabric.current("channel_leave")
     core = current_core()
-    core.client.leave(core.main(), native.check_name(channel))
+    core.client.membership.leave(core.main(), native.check_name(channel))
 
 
 def channel_fd() -> int:

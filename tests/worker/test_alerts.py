@@ -243,7 +243,7 @@ def test_small_alerts_of_other_greenlets_are_not_held_up_behind_a_large_one(plai
 
 
 def waiting_for(slot):
-    return len(fabric.current()._room_peers.get(slot, ()))
+    return len(fabric.current().room._peers.get(slot, ()))
 
 
 # ---- receiving ----

@@ -118,7 +118,7 @@ class State:
 def _pause(seconds: float) -> None:
     """Cooperative where that is possible."""
     client = fabric._current
-    if client is None or fabric._get_ident() != client.thread or getcurrent() is gevent.get_hub():
+    if client is None or not client.room.is_here() or getcurrent() is gevent.get_hub():
         _sleep(seconds)
     else:
         gevent.sleep(seconds)

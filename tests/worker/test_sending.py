@@ -1,0 +1,226 @@
+"""Sending from threads and signal handlers, and what is larger than a ring takes at once."""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+import traceback
+
+import gevent
+import pytest
+from gevent import monkey
+from gevent.threadpool import ThreadPool
+
+import channels
+from channels.errors import MessageTooBig
+from channels.worker import client as fabric
+from tests.cluster import Cluster, wait_until
+from tests.worker import kept
+
+MIB = 1 << 20
+
+
+SIZES = [0, 1, 100, 60_000, 65_488, 65_489, 65_536, 70_000, MIB, MIB + 1, 8 * MIB]
+
+
+@pytest.mark.parametrize("kind", ["thread", "gevent pool"])
+def test_threads_can_send_and_learn_how_many_listen(cluster, kind):
+    cluster.workers[1].run(kept.open_subscription, "s", "room")
+    assert cluster.workers[2].run(send_from_threads, kind, 4, 50) == [1] * 200
+    got = cluster.workers[1].run(kept.bodies, "s", 200)
+    for thread in range(4):
+        mine = [body for body in got if body.startswith(b"%d:" % thread)]
+        assert mine == [b"%d:%d" % (thread, number) for number in range(50)]
+
+
+def send_from_threads(kind, threads, count):
+    found = []
+
+    def work(thread):
+        for number in range(count):
+            found.append(channels.channel_send("room", b"%d:%d" % (thread, number)))
+
+    run_in_threads(kind, [lambda thread=thread: work(thread) for thread in range(threads)])
+    return found
+
+
+def run_in_threads(kind, functions):
+    if kind == "gevent pool":
+        pool = ThreadPool(len(functions))
+        for each in [pool.spawn(function) for function in functions]:
+            each.get()
+        return
+    start = monkey.get_original("_thread", "start_new_thread")
+    left = [len(functions)]
+
+    def run(function):
+        try:
+            function()
+        except BaseException:
+            traceback.print_exc()
+        left[0] -= 1
+
+    for function in functions:
+        start(run, (function,))
+    while left[0]:
+        gevent.sleep(0.001)
+
+
+@pytest.mark.parametrize("kind", ["thread", "gevent pool"])
+def test_errors_reach_the_thread_that_sent(plain, kind):
+    assert plain.workers[1].run(bad_sends_from_thread, kind) == ["BadChannelName", "TypeError", "MessageTooBig"]
+
+
+def bad_sends_from_thread(kind):
+    found = []
+
+    def work():
+        for name, data in (("", b"x"), ("room", "text"), ("room", bytes(65 * MIB))):
+            try:
+                channels.channel_send(name, data)
+            except Exception as error:
+                found.append(type(error).__name__)
+
+    run_in_threads(kind, [work])
+    return found
+
+
+def test_a_signal_handler_can_send(plain):
+    plain.workers[1].run(kept.open_subscription, "s", "room", maxlen=100_000)
+    plain.workers[2].start(send_under_signals, 300)
+    sent, handled = plain.workers[2].result(60)
+    assert handled > 0
+    got = plain.workers[1].run(kept.bodies, "s", sent + handled)
+    assert [body for body in got if body != b"signal"] == [b"%d" % number for number in range(sent)]
+    assert plain.quarantined() == []
+
+
+def send_under_signals(count):
+    handled = [0]
+
+    def handler(number, frame):
+        handled[0] += channels.channel_send("room", b"signal")
+
+    signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.001, 0.0007)
+    sent = 0
+    while handled[0] < count // 10 or sent < count:
+        channels.channel_send("room", b"%d" % sent)
+        sent += 1
+        if sent % 50 == 0:
+            gevent.sleep(0.001)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    return sent, handled[0]
+
+
+def digest(data):
+    return hashlib.sha256(data).hexdigest()
+
+
+def pattern(size):
+    return (b"%08x" % size * (size // 8 + 1))[:size]
+
+
+def send_pattern(size):
+    return channels.channel_send("room", pattern(size))
+
+
+def take_digest(key):
+    message = kept.subscriptions[key].get(timeout=30)
+    return len(message.data), digest(message.data), message.missed
+
+
+def test_messages_of_any_size_arrive_whole_and_in_order(cluster):
+    for worker in cluster.workers.values():
+        worker.run(kept.open_subscription, "s", "room")
+    for size in SIZES:
+        assert cluster.workers[1].run(send_pattern, size) == 2
+    for worker in cluster.workers.values():
+        for size in SIZES:
+            assert worker.run(take_digest, "s") == (size, digest(pattern(size)), 0)
+
+
+def test_the_largest_message_is_64_mib_and_one_byte_more_is_refused(plain):
+    for worker in plain.workers.values():
+        worker.run(kept.open_subscription, "s", "room", max_bytes=128 * MIB)
+    assert plain.workers[1].run(send_pattern, 64 * MIB) == 2
+    with pytest.raises(MessageTooBig, match="message_max"):
+        plain.workers[1].run(send_pattern, 64 * MIB + 1)
+    plain.workers[1].run(send_pattern, 3)
+    for worker in plain.workers.values():
+        assert worker.run(take_digest, "s") == (64 * MIB, digest(pattern(64 * MIB)), 0)
+        assert worker.run(take_digest, "s") == (3, digest(pattern(3)), 0)
+
+
+def test_large_and_small_messages_of_several_senders_keep_one_order_for_all(plain):
+    plain.add()
+    for slot in (1, 2):
+        plain.workers[slot].run(kept.open_subscription, "s", "room", maxlen=10_000, max_bytes=1 << 30)
+    for worker in plain.workers.values():
+        worker.start(send_mixed, worker.slot, 40)
+    for worker in plain.workers.values():
+        worker.result(60)
+    first, second = (plain.workers[slot].run(take_heads, "s", 120) for slot in (1, 2))
+    assert first == second
+    for slot in plain.workers:
+        assert [number for sender, number in first if sender == slot] == list(range(40))
+
+
+def send_mixed(slot, count):
+    for number in range(count):
+        channels.channel_send("room", b"%d:%d:" % (slot, number) + bytes(300_000 if number % 4 == slot % 4 else 10))
+        gevent.sleep(0)
+
+
+def take_heads(key, count):
+    heads = [kept.subscriptions[key].get(timeout=30) for _ in range(count)]
+    assert not any(message.missed for message in heads)
+    return [tuple(map(int, message.data.split(b":")[:2])) for message in heads]
+
+
+def test_a_receiver_that_takes_nothing_of_a_large_message_misses_it_and_is_told():
+    with Cluster(3, stall_timeout=0.1) as cluster:
+        for slot in (2, 3):
+            cluster.workers[slot].run(kept.open_subscription, "s", "room")
+        cluster.workers[2].signal(signal.SIGSTOP)
+        try:
+            cluster.workers[1].run(send_pattern, MIB)
+            cluster.workers[1].run(kept.send, "room", b"next")
+        finally:
+            cluster.workers[2].signal(signal.SIGCONT)
+        assert cluster.workers[3].run(take_digest, "s") == (MIB, digest(pattern(MIB)), 0)
+        assert cluster.workers[3].run(kept.take, "s", 1) == [("room", b"next", 0)]
+        assert cluster.workers[2].run(kept.take, "s", 1) == [("room", b"next", 1)]
+
+
+def test_a_large_message_sent_before_a_worker_joined_is_not_among_what_it_missed(plain):
+    plain.add()
+    plain.workers[2].run(kept.open_subscription, "s", "room")
+    plain.workers[2].signal(signal.SIGSTOP)
+    try:
+        plain.workers[1].start(send_pattern, MIB)
+        wait_until(lambda: plain.workers[1].run(waiting_for_room, 2) == 1)
+        plain.workers[3].run(kept.open_subscription, "s", "room")
+        plain.workers[3].run(kept.send, "room", b"not read yet")
+    finally:
+        plain.workers[2].signal(signal.SIGCONT)
+    assert plain.workers[1].result() == 1
+    plain.workers[1].run(kept.send, "room", b"next")
+    assert plain.workers[3].run(kept.take, "s", 2) == [("room", b"not read yet", 0), ("room", b"next", 0)]
+
+
+def waiting_for_room(slot):
+    return len(fabric.current().room._peers.get(slot, ()))
+
+
+def test_of_a_sender_killed_in_the_middle_of_a_large_message_nothing_is_received(plain):
+    plain.add()
+    plain.workers[2].run(kept.open_subscription, "s", "room")
+    plain.workers[2].signal(signal.SIGSTOP)
+    plain.workers[1].start(send_pattern, 8 * MIB)
+    plain.workers[3].run(kept.send, "room", b"before")
+    plain.workers[1].signal(signal.SIGKILL)
+    plain.workers[2].signal(signal.SIGCONT)
+    plain.bury(1)
+    plain.workers[3].run(kept.send, "room", b"after")
+    assert plain.workers[2].run(kept.take, "s", 2) == [("room", b"before", 0), ("room", b"after", 0)]
