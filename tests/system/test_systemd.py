@@ -83,7 +83,7 @@ def test_an_upgrade_tells_the_new_main_process(tmp_path: Path) -> None:
         server.wait(lambda: systemd.heard("READY") == ["1"])
         server.send_signal(signal.SIGUSR2)
         new = int(server.wait(lambda: systemd.heard("MAINPID")[1:])[0])
-        assert new != server.pid and server.wait_exit() == 0
+        assert new != server.pid and server.process.wait(30) == 0
         assert systemd.heard("STOPPING") == []  # the service goes on
         os.kill(new, signal.SIGTERM)
         server.wait(lambda: is_gone(new))
