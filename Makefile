@@ -6,7 +6,7 @@ BIND ?= 127.0.0.1:8000
 WORKERS ?= 4
 NATIVE_SOURCES = $(filter-out channels/core/native.c,$(wildcard channels/core/*.c)) $(wildcard channels/core/*.h channels/core/*.pxi channels/core/*.pyx)
 
-.PHONY: run test build lint models native sanitize bench chaos clean
+.PHONY: run test build lint models native sanitize bench drill chaos clean
 
 run: build
 	$(BIN)/channels examples.chat:app --bind $(BIND) --workers $(WORKERS)
@@ -62,6 +62,10 @@ bench: build $(VENV)/.bench
 # What kills: a thousand workers and twenty routers of a server under load.  About ten minutes; CHAOS=--kills=100: one.
 chaos: build
 	$(BIN)/python -m tests.chaos.kills $(CHAOS)
+
+# Reloads, upgrades and deaths under load, here and with gunicorn: two minutes.
+drill: build
+	$(BIN)/python -m benchmarks.drill --write
 
 clean:
 	rm -rf build dist *.egg-info $(VENV) channels/core/native.c channels/core/*.so
