@@ -243,8 +243,8 @@ def main() -> None:
 
 NOTES = f"""Made by `make drill`.  Each event happens to a server of its own, with {WORKERS} workers and a graceful
 timeout of {GRACEFUL} s, while 4 clients do short requests one after the other (each on a connection of its own), 4 slow
-ones (1 s), 2 upload 1 MiB slowly, and 8 hold a stream and open it again when it ends.  Counted from {BEFORE:g} s before the
-event to {AFTER:g} s after it, or to the server's exit.
+ones (1 s), 2 upload 1 MiB slowly, and 8 hold a stream and open it again when it ends.  Counted from {BEFORE:g} s
+before the event to {AFTER:g} s after it, or to the server's exit.
 
 - A stream ended clean when its last chunk came; one that was cut ended without it.
 - A SIGKILL, here of the busiest worker, takes along what that one had in hand: those requests and streams fail,
