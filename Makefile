@@ -59,9 +59,12 @@ $(VENV)/.bench: $(VENV)/.installed
 bench: build $(VENV)/.bench
 	$(BIN)/python -m benchmarks.fabric $(BENCH)
 
-# What kills: a thousand workers and twenty routers of a server under load.  About ten minutes; CHAOS=--kills=100: one.
+# What takes minutes: tests/chaos/README.md.  SEED; SHARE of the core's full length; CHAOS=--kills=100 for a shorter server.
+SEED ?= $(shell date +%s)
+SHARE ?= 1
 chaos: build
-	$(BIN)/python -m tests.chaos.kills $(CHAOS)
+	$(BIN)/python -m tests.chaos.core --seed $(SEED) --share $(SHARE)
+	$(BIN)/python -m tests.chaos.kills --seed $(SEED) $(CHAOS)
 
 # Reloads, upgrades and deaths under load, here and with gunicorn: two minutes.
 drill: build
