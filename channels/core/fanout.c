@@ -327,11 +327,12 @@ void fanout_recover(struct router *self) {
     struct consumer_line *up_head = segment_up_head(segment, source);
     if (shared_load(&up_head->head) != op->begin)
         return; /* it was closed */
-    bool has_it[SLOTS_MAX] = {false};
+    bool has_it[SLOTS_MAX] = {false}, lost_some[SLOTS_MAX] = {false};
     for (uint32_t i = 0; i < self->live_count; i++) {
         const struct fanout_mark *mark = segment_mark(segment, self->live[i]);
         has_it[self->live[i]] = shared_load(&mark->operation) == operation &&
                                 self->lane[self->live[i]].down.published != shared_load(&mark->tail_before);
+        lost_some[self->live[i]] = shared_load(&mark->spilled) != 0;
     }
     struct ring_in up = {.data = segment_up_data(segment, source),
                          .capacity = segment->at.up_bytes,
@@ -349,6 +350,9 @@ void fanout_recover(struct router *self) {
         if (op->sequence[i] == 0 || header.row != op->row[i] || header.row >= segment->at.rows)
             continue; /* the sender may have written over it; the log is the router's own */
         struct row *row = segment_row(segment, header.row);
+        bool is_first = true;
+        for (uint64_t k = 0; k < i; k++)
+            is_first = is_first && (op->sequence[k] == 0 || op->row[k] != header.row);
         header.sequence = op->sequence[i];
         header.time_ns = self->now_real_ns;
         header.flags &= FLAG_LARGE;
@@ -357,6 +361,11 @@ void fanout_recover(struct router *self) {
             struct lane *lane = &self->lane[slot];
             if (!bit_get(row->words, slot) || !lane->attached || has_it[slot])
                 continue;
+            if (lost_some[slot] && is_first) { /* with the same tail: what was spilled before it will not come */
+                struct record gap = gap_record(header.row, header.row_generation, header.sequence - 1);
+                gap.destination = lane->id;
+                put(self, lane, &gap, NULL);
+            }
             header.destination = lane->id;
             put(self, lane, &header, body);
         }

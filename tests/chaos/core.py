@@ -1,7 +1,7 @@
 """The C core's part of `make chaos`, one program after the other, each with its seed and its figures.
 
-`python -m tests.chaos.core [--seed N] [--share X] [WORD...]`: X of the full length (1); only the parts whose name contains
-a word.  Status 1 when one fails; what was printed says how to run that one again.
+`python -m tests.chaos.core [--seed N] [--share X] [WORD...]`: X of the full length (1); only the parts whose name
+contains a word.  Status 1 when one fails; what was printed says how to run that one again.
 """
 
 from __future__ import annotations

@@ -560,6 +560,7 @@ TEST(what_a_dead_router_had_spilled_is_told_as_a_gap) {
         CHECK_EQ(last > late->gap_sequence ? last : late->gap_sequence, 30);
         if (late->seen_count < 30)
             CHECK(late->gaps > 0);
+        CHECK_EQ(late->untold, 0); /* and told before the next one came */
         world_free(world);
         if (!died)
             break;

@@ -124,6 +124,10 @@ static void take(struct world_worker *worker, const struct record *header, const
         struct seen *seen = &worker->seen[worker->seen_count++ % WORLD_LOG];
         *seen = (struct seen){header->row, 0, header->sequence};
         uint32_t size = header->length - (uint32_t)sizeof *header;
+        if (header->row == worker->joined_row) {
+            worker->untold += header->sequence > worker->heard + 1;
+            worker->heard = header->sequence;
+        }
         memcpy(&seen->payload, body, size < 4 ? size : 4);
         for (uint32_t i = 4; i < size && WORKER_SLOT(header->source) != world_offender; i++)
             CHECK_EQ(body[i], (uint8_t)seen->payload);
@@ -134,12 +138,14 @@ static void take(struct world_worker *worker, const struct record *header, const
         worker->joined++;
         worker->joined_token = joined.token;
         worker->joined_status = joined.status;
-        worker->joined_sequence = header->sequence;
+        worker->joined_sequence = worker->heard = header->sequence;
         worker->joined_row = header->row;
         worker->joined_row_generation = header->row_generation;
         break;
     case RECORD_GAP:
         worker->gaps++;
+        if (header->row == worker->joined_row && header->sequence > worker->heard)
+            worker->heard = header->sequence;
         worker->gap_sequence = header->sequence;
         break;
     case RECORD_HERE:

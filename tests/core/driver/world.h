@@ -25,6 +25,8 @@ struct world_worker {
     bool alive;
     struct seen seen[WORLD_LOG];
     uint32_t seen_count;
+    uint64_t heard;  /* number of the channel joined last: came, or told as lost */
+    uint32_t untold; /* of it: holes in the numbers that nobody told of */
     uint32_t joined, gaps, here, gone, resync;
     uint64_t gap_sequence, joined_sequence, joined_status, joined_token;
     uint32_t joined_row, joined_row_generation;
