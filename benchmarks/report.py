@@ -130,7 +130,7 @@ def summary(results: list[Result], facts: Facts) -> str:
     )
 
 
-def _processor() -> str:
+def processor() -> str:
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
             return line.split(":", 1)[1].strip()
@@ -144,7 +144,7 @@ def write(results: list[Result], facts: Facts, peers: list[type[Peer]], seconds:
     text = [
         "# The fabric beside others",
         "",
-        f"Written by `make bench` on {_processor()}, {os.cpu_count()} processors, Linux {platform.release()}, Python "
+        f"Written by `make bench` on {processor()}, {os.cpu_count()} processors, Linux {platform.release()}, Python "
         f"{platform.python_version()}, in {seconds / 60:.0f} minutes. Medians of {repeats} repeats, in brackets the "
         "least and the most; the peers of a case run in turn, so that what disturbs one disturbs all. Only ratios "
         "mean something on another machine.",
