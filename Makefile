@@ -6,7 +6,7 @@ BIND ?= 127.0.0.1:8000
 WORKERS ?= 4
 NATIVE_SOURCES = $(filter-out channels/core/native.c,$(wildcard channels/core/*.c)) $(wildcard channels/core/*.h channels/core/*.pxi channels/core/*.pyx)
 
-.PHONY: run test build lint models native sanitize bench bench-server drill chaos clean
+.PHONY: run test build lint models native sanitize bench bench-server bench-web bench-streams drill chaos clean
 
 run: build
 	$(BIN)/channels examples.chat:app --bind $(BIND) --workers $(WORKERS)
@@ -62,6 +62,14 @@ bench: build $(VENV)/.bench
 # Needs wrk.  About five minutes; BENCH=--quick: two.
 bench-server: build $(VENV)/.bench
 	$(BIN)/python -m benchmarks.server $(BENCH)
+
+# Event streams through whole servers beside Flask-SSE with Redis, and uWSGI if it is installed: eight minutes.
+bench-web: build $(VENV)/.bench
+	$(BIN)/python -m benchmarks.web --write $(BENCH)
+
+# One worker's streams beside greenlets and Redis: five minutes.
+bench-streams: build $(VENV)/.bench
+	$(BIN)/python -m benchmarks.streams --write $(BENCH)
 
 # What takes minutes: tests/chaos/README.md.  SEED; SHARE of the core's full length; CHAOS=--kills=100 for a shorter server.
 SEED ?= $(shell date +%s)
