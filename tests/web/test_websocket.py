@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import struct
-import subprocess
 import threading
 import time
 import urllib.error
@@ -15,7 +13,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import websocket as websocket_client
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Frame, Opcode
 from websockets.sync.client import connect
@@ -294,51 +291,7 @@ def test_the_best_sub_protocol_that_both_speak_is_chosen(server: Server, offered
         assert ws.subprotocol == chosen
 
 
-# ---- other clients ----
-
-
-def test_websocket_client_talks_to_it(server: Server) -> None:
-    ws = websocket_client.create_connection(url(server, "/echo"), timeout=DEADLINE)
-    ws.send("text")
-    assert ws.recv() == "text"
-    ws.send_binary(b"\0\1")
-    assert ws.recv() == b"\0\1"
-    ws.ping("p")
-    ws.send("after the ping")
-    assert ws.recv() == "after the ping"
-    ws.close()
-
-
-NODE = """
-const { WebSocket } = require('ws')
-const ws = new WebSocket(process.argv[1])
-const big = 'x'.repeat(200000)
-let seen = 0
-ws.on('open', () => { ws.send('hello'); ws.send(Buffer.from([0, 255])); ws.send(big); ws.ping('payload') })
-ws.on('pong', data => console.log('pong', data.toString()))
-ws.on('message', (data, binary) => {
-  console.log(binary ? 'binary' : 'text', data.length)
-  if (++seen === 3) ws.close(1000, 'done')
-})
-ws.on('close', code => console.log('close', code))
-"""
-
-
-def test_the_ws_of_node_talks_to_it(server: Server) -> None:
-    node = shutil.which("node")
-    if node is None or subprocess.run([node, "-e", "require('ws')"], capture_output=True, check=False).returncode:
-        pytest.skip("node, or its package ws, is not installed (npm install ws, NODE_PATH)")
-    for path in ("/echo", "/echo?deflate=1"):
-        done = subprocess.run(
-            [node, "-e", NODE, url(server, path)], capture_output=True, text=True, timeout=60, check=True
-        )
-        assert set(done.stdout.split("\n")) - {""} == {
-            "text 5",
-            "binary 2",
-            "text 200000",
-            "pong payload",
-            "close 1000",
-        }
+# ---- other clients; more of them in tests/system/test_real_clients.py ----
 
 
 def test_a_browser_talks_to_it(server: Server) -> None:
