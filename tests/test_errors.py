@@ -32,6 +32,7 @@ EXAMPLES = [
     errors.WebSocketClosed(1001, "going away"),
     errors.BadSetting("workers", 0, "must be more"),
     errors.SegmentError("the segment is too large"),
+    errors.CommonsDamaged("the cache"),
 ]
 CLASSES = [value for _, value in inspect.getmembers(errors, inspect.isclass) if issubclass(value, errors.ChannelsError)]
 
