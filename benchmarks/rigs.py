@@ -19,12 +19,13 @@ ROOT = Path(__file__).parent.parent
 STARTING = 30.0  # seconds a server may take to answer
 ANSWERING = 30.0  # seconds an answer may take
 HEAD = "GET {path} HTTP/1.1\r\nHost: bench\r\n{more}\r\n"
+_LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
 _PID = re.compile(rb"(?:^|\n)(\d+)\n")
 
 COMMANDS = {
     "channels": "-m channels {app} --bind {bind} --workers {workers} --accesslog {log}",
     "gunicorn": "-m gunicorn {app} --bind {bind} --workers {workers} --access-logfile {log} --worker-class gevent "
-    "--worker-connections 10000 --log-level warning",
+    "--worker-connections 10000 --keep-alive 15 --log-level warning",
 }
 
 
@@ -100,6 +101,49 @@ def ask(address: tuple[str, int], path: str) -> int:
             data += part
     found = _PID.search(data.partition(b"\r\n\r\n")[2])
     return int(found[1]) if found else 0
+
+
+class Asker:
+    """A client that asks again and again, over one connection or with one for each request."""
+
+    def __init__(self, address: tuple[str, int], keep: bool) -> None:
+        self._address = address
+        self._keep = keep
+        self._client: socket.socket | None = None
+
+    def ask(self, path: str) -> None:
+        """And wait for the answer; over a new connection where the server has closed the last one."""
+        while True:
+            if not self._keep:
+                ask(self._address, path)
+                return
+            if self._client is None:
+                self._client = socket.create_connection(self._address, timeout=ANSWERING)
+            try:
+                self._client.sendall(HEAD.format(path=path, more="").encode())
+                if _whole_answer(self._client):
+                    return
+            except (ConnectionResetError, BrokenPipeError):
+                pass
+            self._client.close()
+            self._client = None
+
+
+def _whole_answer(client: socket.socket) -> bool:
+    """Read one; False: the connection ended instead."""
+    data = b""
+    while True:
+        part = client.recv(65536)
+        if not part:
+            return False
+        data += part
+        head, end, body = data.partition(b"\r\n\r\n")
+        if end:
+            length = _LENGTH.search(head)
+            if length is None:
+                raise RuntimeError(f"an answer without a length: {head!r}")
+            if len(body) >= int(length[1]):
+                return True
 
 
 class Clients:

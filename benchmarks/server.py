@@ -12,7 +12,6 @@ import multiprocessing
 import os
 import platform
 import re
-import socket
 import statistics
 import subprocess
 import sys
@@ -20,11 +19,11 @@ import time
 from typing import Any, Callable
 
 from benchmarks.report import DIRECTORY, OURS, processor
-from benchmarks.rigs import HEAD, Clients, Rig, ask, many_descriptors
+from benchmarks.rigs import Asker, Clients, Rig, many_descriptors
 
 PEER = "gunicorn"
 SERVERS = (OURS, PEER)
-REPEATS = 7
+REPEATS = 5
 SECONDS = 4  # that wrk runs
 CONNECTIONS = 50
 STREAMS = 400
@@ -158,27 +157,18 @@ def balance(at_once: int, title: str) -> list[Row]:
 
 
 def _burn_for_ever(address: tuple[str, int], keep: bool) -> None:
+    client = Asker(address, keep)
     while True:
-        if not keep:
-            ask(address, "/burn")
-            continue
-        with socket.create_connection(address) as client:
-            while True:
-                client.sendall(HEAD.format(path="/burn", more="").encode())
-                client.recv(65536)
+        client.ask("/burn")
 
 
 def _short(address: tuple[str, int], keep: bool, count: int, pause: float, found: Any) -> None:
     times = []
-    client = socket.create_connection(address) if keep else None
+    client = Asker(address, keep)
     for _ in range(count):
         time.sleep(pause)
         begun = time.perf_counter()
-        if client is None:
-            ask(address, "/")
-        else:
-            client.sendall(HEAD.format(path="/", more="").encode())
-            client.recv(65536)
+        client.ask("/")
         times.append(time.perf_counter() - begun)
     found.put(times)
 

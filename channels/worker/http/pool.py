@@ -27,6 +27,9 @@ class Job(Protocol):
 class Runner(gevent.Greenlet):  # type: ignore[type-arg]
     """Runs its job, then waits in the pool for the next one."""
 
+    __slots__ = ("_pool", "job", "spoilt")
+    spawning_stack_limit = 1  # the hub spawns it, for nobody in particular
+
     def __init__(self, pool: Pool) -> None:
         super().__init__()
         self._pool = pool
@@ -39,12 +42,13 @@ class Runner(gevent.Greenlet):  # type: ignore[type-arg]
         while True:
             job = self.job
             if job is not None:
+                self.gr_context = contextvars.Context()  # Context.run would cost stack that is kept while it waits
                 try:
-                    contextvars.Context().run(job.run)
+                    job.run()
                 except GreenletExit:
                     return
                 finally:
-                    self.job = None
+                    self.job = self.gr_context = None
                 if self.spoilt or len(pool.idle) >= IDLE_MAX:
                     return
                 pool.idle.append(self)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import weakref
 from typing import Any, Callable
 
 import gevent
@@ -61,6 +62,22 @@ def test_each_job_has_a_context_of_its_own() -> None:
 
     in_hub(lambda pool: [pool.run(Job(job)) for _ in range(3)])
     assert seen == [0, 0, 0]
+
+
+def test_what_a_job_has_left_in_its_context_is_let_go_with_it() -> None:
+    class Kept:
+        pass
+
+    left: contextvars.ContextVar[Kept] = contextvars.ContextVar("left")
+    kept: list[weakref.ref[Kept]] = []
+
+    def job() -> None:
+        value = Kept()
+        kept.append(weakref.ref(value))
+        left.set(value)
+
+    assert in_hub(lambda pool: pool.run(Job(job)) or len(pool.idle)) == 1
+    assert kept[0]() is None
 
 
 def test_jobs_that_wait_run_beside_each_other_and_idle_greenlets_are_bounded() -> None:
