@@ -20,7 +20,6 @@ LINES_MAX = 500
 
 # Too long, and how long: may shrink, must not grow.
 LONG_FILES = {
-    "channels/core/endpoint.pxi": 858,
     "channels/master/lifecycle.py": 607,
 }
 

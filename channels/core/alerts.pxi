@@ -335,6 +335,9 @@ cdef struct target:
     bint done, gone, started, abort_due
 
 
+cdef uint64_t _next_parcel = 0
+
+
 cdef class Parcel:
     """A body on its way to peers, in one record or in fragments; it copies nothing and waits for nobody."""
 

@@ -1,4 +1,4 @@
-# A worker's end: sending, draining, dispatch to local subscribers.
+# A worker's end of the segment as an object: its life, its questions to the router, who here is in which channel.
 
 cdef struct cached_name:
     PyObject *key  # a str or bytes object, held, so that its address stays its own
@@ -6,27 +6,8 @@ cdef struct cached_name:
 
 cdef enum:
     NAME_CACHE = 1024
-    WAIT_FULL = 1
-    WAIT_BUSY = 2
-    WAIT_OPEN = 3
-    WAIT_LARGE = 4
-
-needs_room, needs_table, needs_row, needs_parcel = WAIT_FULL, WAIT_BUSY, WAIT_OPEN, WAIT_LARGE
 
 cdef Endpoint _endpoint = None
-cdef uint64_t _next_parcel = 0
-
-
-@cython.final
-@cython.no_gc
-cdef class Assembly:
-    """A body of which not all fragments have come."""
-
-    cdef bytes name, data
-    cdef uint64_t total, filled, source, correlation, since_ns
-    cdef uint32_t next, message_id
-    cdef uint8_t type, flags, hops
-    cdef bint complete
 
 
 cdef class Endpoint:
@@ -125,107 +106,6 @@ cdef class Endpoint:
 
     # ---- sending ----
 
-    cdef int _place(self, object channel, row_view *view) except -1:
-        """Row and number of members of a channel; TABLE_OK, TABLE_ABSENT (members by prefix only) or TABLE_BUSY."""
-        cdef cached_name *cached = &self.names[(<uintptr_t><PyObject *>channel >> 4) & (NAME_CACHE - 1)]
-        cdef Py_ssize_t length
-        cdef const char *text
-        cdef int status
-        if cached.key == <PyObject *>channel:
-            if table_members(&self.segment.c, cached.row, cached.generation, view) == TABLE_OK:
-                return TABLE_OK
-        if type(channel) is str:
-            try:
-                text = PyUnicode_AsUTF8AndSize(channel, &length)
-            except UnicodeEncodeError:
-                raise BadChannelName(channel, "is not valid text") from None
-        elif type(channel) is bytes:
-            text, length = PyBytes_AS_STRING(channel), PyBytes_GET_SIZE(channel)
-        else:
-            channel = _name_bytes(channel)  # subclasses, or a TypeError
-            text, length = PyBytes_AS_STRING(channel), PyBytes_GET_SIZE(channel)
-        if not table_name_ok(<const uint8_t *>text, length):
-            _name_bytes(channel)
-        status = table_look(&self.segment.c, <const uint8_t *>text, length,
-                            table_hash(&self.segment.c, <const uint8_t *>text, length, False), view)
-        if status == TABLE_OK:
-            Py_INCREF(channel)
-            Py_XDECREF(cached.key)
-            cached.key = <PyObject *>channel
-            cached.row, cached.generation = view.row, view.generation
-        return status
-
-    cdef inline Py_ssize_t _send_at_once(self, object channel, object data) except -1:
-        """The common case: bytes, a name seen before, room in the ring.  0: go the general way."""
-        cdef row_view view
-        cdef Py_ssize_t size
-        cdef cached_name *cached = &self.names[(<uintptr_t><PyObject *>channel >> 4) & (NAME_CACHE - 1)]
-        if type(data) is not bytes or cached.key != <PyObject *>channel or self.senders_waiting:
-            return 0
-        size = PyBytes_GET_SIZE(data)
-        if <uint64_t>size > self.at_once_max or table_members(
-                &self.segment.c, cached.row, cached.generation, &view) != TABLE_OK or view.members == 0:
-            return 0
-        if endpoint_message(&self.c, view.row, view.generation, PyBytes_AS_STRING(data), size) != RING_OK:
-            return 0
-        shared_plus(&self.counters[0], 1)
-        shared_plus(&self.counters[1], size)
-        return view.members
-
-    cdef Py_ssize_t _send(self, object channel, object data, bytes event, bint again, int *need) except -1:
-        """Workers that listen; or 0 and in `need` what has to happen first."""
-        cdef row_view view
-        cdef record header
-        cdef Py_buffer buffer
-        cdef const char *body
-        cdef Py_ssize_t size
-        cdef bint held = False
-        cdef int status
-        need[0] = 0
-        if type(data) is bytes:
-            body, size = PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data)
-        else:
-            if isinstance(data, str):
-                raise TypeError("data must be bytes-like, not str; encode it first: data.encode()")
-            PyObject_GetBuffer(data, &buffer, PyBUF_SIMPLE)
-            held = True
-            body, size = <const char *>buffer.buf, buffer.len
-        try:
-            if <uint64_t>size > self.message_max:
-                raise MessageTooBig(size, self.message_max)
-            status = self._place(channel, &view)
-            if status == TABLE_BUSY:
-                need[0] = WAIT_BUSY
-                return 0
-            if view.members == 0:
-                return 0
-            if status == TABLE_ABSENT:
-                need[0] = WAIT_OPEN
-                return 0
-            header.name_length = 0 if event is None else <uint8_t>PyBytes_GET_SIZE(event)
-            if <uint64_t>size + header.name_length > ring_body_max(self.c.up.capacity):
-                need[0] = WAIT_LARGE
-                return 0
-            if self.senders_waiting and not again:
-                need[0] = WAIT_FULL
-                return 0
-            header.length = <uint32_t>(sizeof(record) + size + header.name_length)
-            header.type, header.flags, header.hops = RECORD_MESSAGE, FLAG_FIRST | FLAG_LAST, 0
-            header.destination = header.sequence = header.time_ns = 0
-            header.row, header.row_generation = view.row, view.generation
-            status = endpoint_send(&self.c, &header, NULL if event is None else PyBytes_AS_STRING(event), body)
-            if status == RING_FULL:
-                need[0] = WAIT_FULL
-                return 0
-            if status != RING_OK:
-                raise SegmentError("the ring to the router is broken; this worker has to be replaced")
-            shared_plus(&self.counters[0], 1)
-            shared_plus(&self.counters[1], size)
-            return view.members
-        finally:
-            if held:
-                PyBuffer_Release(&buffer)
-
     def send_now(self, channel, data, bytes event=None, bint again=False):
         """(workers that listen, 0), or (0, what is needed first: needs_room, needs_table, needs_row, needs_parcel).
 
@@ -235,7 +115,7 @@ cdef class Endpoint:
         self.here()
         if event is not None and not 0 < PyBytes_GET_SIZE(event) <= 254:
             raise ValueError("an event's name has 1 to 254 bytes")
-        cdef Py_ssize_t members = self._send(channel, data, event, again, &need)
+        cdef Py_ssize_t members = send_generally(self, channel, data, event, again, &need)
         return members, need
 
     def add_sender(self, int change):
@@ -255,12 +135,7 @@ cdef class Endpoint:
         memset(&header, 0, sizeof(record))
         header.length = <uint32_t>(sizeof(record) + len(name))
         header.type, header.flags, header.sequence, header.row = kind, flags, token, ROW_NONE
-        cdef int status = endpoint_send(&self.c, &header, NULL, PyBytes_AS_STRING(name))
-        if status == RING_FULL:
-            return False
-        if status != RING_OK:
-            raise SegmentError("the ring to the router is broken; this worker has to be replaced")
-        return True
+        return bool(put_up(self, &header, NULL, PyBytes_AS_STRING(name)))
 
     def listeners(self, channel):
         """Slots with subscribers of a channel, to send a large body to: (row, row generation, [slots])."""
@@ -268,7 +143,7 @@ cdef class Endpoint:
         cdef uint64_t bitmap[4]
         cdef uint32_t i
         self.here()
-        if self._place(channel, &view) != TABLE_OK:
+        if place_of(self, channel, &view) != TABLE_OK:
             return None
         if table_bitmap(&self.segment.c, view.row, view.generation, bitmap) != TABLE_OK:
             return None
@@ -288,11 +163,8 @@ cdef class Endpoint:
         header.length = sizeof(record) + sizeof(payload)
         header.type, header.flags = RECORD_MESSAGE, FLAG_FIRST | FLAG_LAST | FLAG_LARGE
         header.row, header.row_generation = row, row_generation
-        cdef int status = endpoint_send(&self.c, &header, NULL, &payload)
-        if status == RING_FULL:
+        if not put_up(self, &header, NULL, &payload):
             return False
-        if status != RING_OK:
-            raise SegmentError("the ring to the router is broken; this worker has to be replaced")
         shared_plus(&self.counters[0], 1)
         shared_plus(&self.counters[1], total)
         return True
@@ -307,7 +179,7 @@ cdef class Endpoint:
         self.assembling += kept.total
 
     def drop_body(self, uint32_t message_id):
-        self._forget((self.c.id, message_id))
+        forget_body(self, (self.c.id, message_id))
 
     # ---- room ----
 
@@ -383,355 +255,28 @@ cdef class Endpoint:
 
     def place(self, LocalChannel channel, uint32_t row, uint32_t generation, uint64_t epoch, uint64_t last):
         """The channel's row is known: take its messages."""
-        self._set_row(channel, row, generation, epoch, last)
-
-    cdef int _set_row(self, LocalChannel channel, uint32_t row, uint32_t generation, uint64_t epoch,
-                      uint64_t last) except -1:
-        cdef Binding binding
-        if row >= self.segment.c.at.rows:
-            return 0
-        if channel.row == row and channel.row_generation == generation:
-            return 0  # known already by a prefix: numbers go on
-        self._clear_row(channel)
-        if self.by_row[row] != NULL:
-            (<LocalChannel>self.by_row[row]).row = ROW_NONE
-            Py_DECREF(<object>self.by_row[row])
-        Py_INCREF(channel)
-        self.by_row[row] = <PyObject *>channel
-        channel.row, channel.row_generation, channel.epoch, channel.last = row, generation, epoch, last
-        for binding in channel.bindings:
-            binding.last, binding.skipped = last, None
-        return 0
-
-    cdef int _clear_row(self, LocalChannel channel) except -1:
-        if channel.row != ROW_NONE and self.by_row[channel.row] == <PyObject *>channel:
-            self.by_row[channel.row] = NULL
-            channel.row = ROW_NONE
-            Py_DECREF(channel)
-        return 0
+        set_row(self, channel, row, generation, epoch, last)
 
     def displace(self, LocalChannel channel):
         """Take no more messages of it."""
-        self._clear_row(channel)
-
-    cdef LocalChannel _unknown(self, const record *header):
-        """A row this worker is in by a prefix, seen for the first time; None when it has left since."""
-        cdef uint8_t name[256]
-        cdef uint32_t length
-        cdef uint64_t epoch
-        cdef LocalChannel channel
-        if table_name(&self.segment.c, header.row, header.row_generation, name, &length, &epoch) != TABLE_OK:
-            return None
-        channel = self.resolve(PyUnicode_DecodeUTF8(<const char *>name, length, "replace"))
-        if channel is None:
-            return None
-        self._set_row(channel, header.row, header.row_generation, epoch, header.sequence - 1)
-        return channel
+        clear_row(self, channel)
 
     # ---- draining ----
-
-    cdef int _message(self, const record *header, const uint8_t *body) except -1:
-        cdef LocalChannel channel = None
-        cdef Binding binding
-        cdef Message message = None
-        cdef Assembly large = None
-        cdef Py_ssize_t i
-        cdef uint64_t gap
-        cdef frame_facts facts
-        if header.row < self.segment.c.at.rows and self.by_row[header.row] != NULL:
-            channel = <LocalChannel>self.by_row[header.row]
-            if channel.row_generation != header.row_generation:
-                channel = None
-        if channel is None:
-            channel = self._unknown(header)
-            if channel is None:
-                shared_plus(&self.counters[10], 1)
-                if header.flags & FLAG_LARGE:
-                    self._large_body(header, body)
-                return 0
-        if header.sequence <= channel.last:
-            shared_plus(&self.counters[10], 1)
-            return 0
-        if header.flags & FLAG_LARGE:
-            large = self._large_body(header, body)
-            if large is None:
-                if not (<const large_payload *>body).receivers[self.c.slot // 64] >> (self.c.slot % 64) & 1:
-                    gap = header.sequence - channel.last - 1
-                    channel.last = header.sequence  # sent before this worker joined: nobody here has missed it
-                    if gap:
-                        self._lost(channel, gap)
-                    for binding in channel.bindings:
-                        if binding.queue is not None:
-                            binding._skip(header.sequence)
-                return 0
-            facts.event = <const uint8_t *>PyBytes_AS_STRING(large.name)
-            facts.event_size = PyBytes_GET_SIZE(large.name)
-            facts.body, facts.body_size = <const uint8_t *>PyBytes_AS_STRING(large.data), PyBytes_GET_SIZE(large.data)
-        else:
-            facts.event, facts.event_size = body, header.name_length
-            facts.body = body + header.name_length
-            facts.body_size = header.length - sizeof(record) - header.name_length
-        gap = header.sequence - channel.last - 1
-        channel.last = header.sequence
-        if gap:
-            self._lost(channel, gap)
-        facts.epoch, facts.number = channel.epoch, header.sequence
-        for i in range(PyList_GET_SIZE(channel.bindings)):
-            binding = <Binding>PyList_GET_ITEM(channel.bindings, i)
-            if binding.queue is None:
-                binding.group._message(&facts)
-                continue
-            if message is None:
-                message = Message.__new__(Message)
-                message.channel, message.number, message.epoch = channel.name, header.sequence, channel.epoch
-                message.time_ns, message.missed = header.time_ns, 0
-                message.data = large.data if large is not None else PyBytes_FromStringAndSize(
-                    <const char *>facts.body, facts.body_size)
-                if facts.event_size:
-                    message.event_name = PyBytes_FromStringAndSize(<const char *>facts.event, facts.event_size)
-            binding.queue._push(message, binding)
-        self.received += 1
-        self.received_bytes += facts.body_size
-        return 0
-
-    cdef int _lost(self, LocalChannel channel, uint64_t number) except -1:
-        cdef Binding binding
-        shared_plus(&self.counters[4], number)
-        for binding in channel.bindings:
-            if binding.queue is None:
-                binding.group._gap(number, channel.name)
-            else:
-                binding.queue.dropped += number
-        return 0
-
-    cdef Assembly _large_body(self, const record *header, const uint8_t *body):
-        """The body and its event that came directly, or None when it did not come whole."""
-        cdef const large_payload *payload = <const large_payload *>body
-        cdef uint32_t peer = WORKER_SLOT(header.source)
-        cdef Assembly found
-        key = (header.source, payload.message_id)
-        if header.source != self.c.id and key not in self.assemblies and 0 < peer < self.segment.c.at.slots:
-            self._drain_peer(peer, 1 << 30)  # it was put there before this record was sent
-        found = self.assemblies.get(key)
-        if found is None or not found.complete:
-            if found is not None:
-                self._drain_peer(peer, 1 << 30)
-            if found is None or not found.complete:
-                self._forget(key)
-                return None
-        self._forget(key)
-        return found
-
-    cdef int _forget(self, object key) except -1:
-        cdef Assembly found = self.assemblies.pop(key, None)
-        if found is not None and found.data is not None:
-            self.assembling -= found.total
-        return 0
-
-    cdef int _gap(self, const record *header) except -1:
-        cdef LocalChannel channel
-        if header.row >= self.segment.c.at.rows or self.by_row[header.row] == NULL:
-            return 0
-        channel = <LocalChannel>self.by_row[header.row]
-        if channel.row_generation == header.row_generation and header.sequence > channel.last:
-            self._lost(channel, header.sequence - channel.last)
-            channel.last = header.sequence
-            self.events.append(("gap", channel))
-        return 0
-
-    cdef int _control(self, const record *header, const uint8_t *body) except -1:
-        cdef joined_payload joined
-        cdef uint32_t slot = WORKER_SLOT(header.source)
-        if header.type == RECORD_JOINED:
-            memcpy(&joined, body, sizeof(joined))
-            self._joined(header, &joined)
-        elif header.type == RECORD_GAP:
-            self._gap(header)
-        elif header.type == RECORD_HERE:
-            endpoint_peer_here(&self.c, slot)
-            self._drain_peer(slot, 1 << 20)
-            self.events.append(("here", slot, WORKER_GENERATION(header.source)))
-        elif header.type == RECORD_GONE:
-            if 0 < slot < self.segment.c.at.slots and slot != self.c.slot:
-                self._drain_peer(slot, 1 << 30)  # nothing follows what stands there now
-                endpoint_peer_gone(&self.c, slot)
-                self._discard(header.source)
-                self.events.append(("gone", slot, WORKER_GENERATION(header.source)))
-        elif header.type == RECORD_RESYNC:
-            endpoint_rescan(&self.c)
-            self.events.append(("resync",))
-        else:
-            shared_plus(&self.counters[10], 1)
-        return 0
-
-    cdef int _joined(self, const record *header, const joined_payload *joined) except -1:
-        cdef LocalChannel channel = self.pending_joins.pop(joined.token, None)
-        if channel is not None and joined.status == 0 and not header.flags & (FLAG_PREFIX | FLAG_OPEN):
-            self._set_row(channel, header.row, header.row_generation, header.time_ns, header.sequence)
-        self.events.append(("joined", joined.token, joined.status))
-        return 0
-
-    cdef int _discard(self, uint64_t source) except -1:
-        """Bodies of a dead worker that are not whole will never be."""
-        cdef Assembly assembly
-        for key, assembly in list(self.assemblies.items()):
-            if assembly.source == source and not assembly.complete:
-                self._forget(key)
-        return 0
 
     def expire(self, uint64_t age_ns):
         """Drop whole bodies whose record of order has not come for so long: this worker has left their channel."""
         cdef Assembly assembly
         cdef uint64_t now = router_clock_ns(CLOCK_MONOTONIC)
         self.here()
-        self.poll(1 << 20)
+        poll(self, 1 << 20)
         for key, assembly in list(self.assemblies.items()):
             if assembly.complete and now - assembly.since_ns > age_ns:
-                self._forget(key)
-
-    cdef int _drain_down(self, int budget) except -1:
-        cdef record header
-        cdef const uint8_t *body = NULL
-        cdef int status = RING_OK, taken = 0
-        while status == RING_OK and taken < budget:
-            try:
-                while taken < budget:
-                    status = endpoint_next_down(&self.c, &header, &body)
-                    if status != RING_OK:
-                        break
-                    taken += 1
-                    if header.type == RECORD_MESSAGE:
-                        self._message(&header, body)
-                    else:
-                        self._control(&header, body)
-                    ring_advance(&self.c.down, &header)
-            except MemoryError:
-                shared_plus(&self.counters[5], 1)  # the next message of the channel shows the gap
-                ring_advance(&self.c.down, &header)
-        if status == RING_BROKEN:
-            self.router_broken = True
-        endpoint_release_down(&self.c)
-        shared_plus(&self.counters[2], self.received)
-        shared_plus(&self.counters[3], self.received_bytes)
-        self.received = self.received_bytes = 0
-        return taken
-
-    cdef int _drain_peer(self, uint32_t peer, int budget) except -1:
-        cdef record header
-        cdef const uint8_t *body = NULL
-        cdef int status = RING_OK, taken = 0
-        while status == RING_OK and taken < budget:
-            try:
-                while taken < budget:
-                    status = endpoint_next_direct(&self.c, peer, &header, &body)
-                    if status != RING_OK:
-                        break
-                    taken += 1
-                    self._direct(&header, body)
-                    ring_advance(&self.c.inn[peer].ring, &header)
-            except MemoryError:
-                shared_plus(&self.counters[9], 1)
-                ring_advance(&self.c.inn[peer].ring, &header)
-        endpoint_release_direct(&self.c, peer)
-        return taken
-
-    cdef int _direct(self, const record *header, const uint8_t *body) except -1:
-        cdef Assembly assembly
-        cdef uint64_t size = header.length - sizeof(record) - header.name_length
-        if header.type == RECORD_ABORT:
-            self._forget((header.source, header.message_id))
-            return 0
-        if header.flags & FLAG_FIRST and header.flags & FLAG_LAST:
-            receive_alert(self, header.type, header.flags, header.hops, header.source, header.sequence,
-                          alert_name_of(self.last_alert, body, header.name_length),
-                          PyBytes_FromStringAndSize(<const char *>body + header.name_length, size))
-            return 0
-        assembly = self._fragment(header, body, size)
-        if assembly is not None and assembly.complete and assembly.type != RECORD_BODY:
-            self._forget((header.source, header.message_id))
-            receive_alert(self, assembly.type, assembly.flags, assembly.hops, assembly.source, assembly.correlation,
-                          assembly.name, assembly.data)
-        return 0
-
-    cdef Assembly _fragment(self, const record *header, const uint8_t *body, uint64_t size):
-        """The body that this fragment belongs to, grown by it; None when it is not to be kept."""
-        cdef Assembly assembly
-        key = (header.source, header.message_id)
-        if header.flags & FLAG_FIRST:
-            self._forget(key)
-            if header.total > self.message_max or self.assembling + header.total > self.assembly_max:
-                shared_plus(&self.counters[9], 1)
-                return None
-            assembly = Assembly.__new__(Assembly)
-            assembly.source, assembly.message_id, assembly.total = header.source, header.message_id, header.total
-            assembly.type, assembly.flags, assembly.hops = header.type, header.flags, header.hops
-            assembly.correlation = header.sequence
-            assembly.name = PyBytes_FromStringAndSize(<const char *>body, header.name_length)
-            assembly.data = PyBytes_FromStringAndSize(NULL, header.total)
-            self.assembling += header.total
-            self.assemblies[key] = assembly
-        else:
-            assembly = self.assemblies.get(key)
-        if assembly is None or assembly.complete:
-            return None
-        if header.fragment != assembly.next or size > assembly.total - assembly.filled:
-            self._forget(key)
-            shared_plus(&self.counters[9], 1)
-            return None
-        memcpy(PyBytes_AS_STRING(assembly.data) + assembly.filled, body + header.name_length, size)
-        assembly.filled += size
-        assembly.next += 1
-        if header.flags & FLAG_LAST:
-            assembly.since_ns = router_clock_ns(CLOCK_MONOTONIC)
-            assembly.complete = assembly.filled == assembly.total
-            if not assembly.complete:
-                self._forget(key)
-                return None
-        return assembly
-
-    cdef int poll(self, int budget) except -1:
-        cdef int taken
-        cdef uint32_t i = 0
-        if self.polling:
-            return 0
-        self.polling = True
-        try:
-            taken = self._drain_down(budget)
-            while i < self.c.peer_count:
-                taken += self._drain_peer(self.c.peers[i], budget)
-                i += 1
-        finally:
-            self.polling = False
-        if taken:
-            self.look_credit = True
-            if self.streams is not None and self.streams.dirty:
-                self.streams.flush()
-        return taken
+                forget_body(self, key)
 
     def drain(self, int budget=256):
         """Take up to `budget` records of each ring; returns how many.  Then `woken` and `events` are the caller's to serve."""
         self.here()
-        return self.poll(budget)
-
-    cdef bint refill(self, Queue queue) except -1:
-        """For a subscriber that found its queue empty: look into the rings, for a moment if that is promising."""
-        cdef uint64_t now
-        self.here()
-        self.poll(256)
-        if queue.count == 0 and self.look_credit and self.spin_ns:
-            if endpoint_look(&self.c, self.spin_ns):
-                self.poll(256)
-            else:
-                self.look_credit = False
-        if self.woken or self.events:
-            self.schedule()
-        if queue.count == 0:
-            return False
-        now = router_clock_ns(CLOCK_MONOTONIC)
-        if now - self.last_hub_ns > self.greedy_ns:
-            self.last_hub_ns = now
-            self.yield_hub()
-        return queue.count != 0
+        return poll(self, budget)
 
     # ---- sleeping ----
 
@@ -807,44 +352,6 @@ cdef class Endpoint:
     def body_max(self):
         """Bytes of body that travel in one record: (to the router, to a peer)."""
         return ring_body_max(self.c.up.capacity), ring_body_max(self.segment.c.at.direct_bytes)
-
-
-cdef object _DEFAULT_TIMEOUT = -1.0
-
-
-def channel_send(channel, data, *, timeout=_DEFAULT_TIMEOUT):
-    """Send `data` to every subscriber of `channel` on this host.
-
-    Copies `data` before it returns; waits cooperatively while the router is behind.  Runs in: worker, any thread.
-
-    Args:
-        channel: 1 to 255 bytes of UTF-8 without control characters.
-        data: Bytes-like, at most `settings.message_max` bytes.
-        timeout: Seconds to wait for room; None waits for ever; without it, `settings.send_timeout`.
-
-    Returns:
-        How many workers had subscribers when it was sent; 0: nobody, and nothing was sent.
-
-    Raises:
-        RingFull: No room within `timeout`; nothing was sent.
-        MessageTooBig: It can never be sent.
-        BadChannelName, TypeError: The arguments; nothing was sent.
-        NotAttached, ForkedProcess: This process is no worker.
-    """
-    cdef int need = 0
-    cdef Py_ssize_t members
-    cdef Endpoint self = _endpoint
-    if self is None:
-        raise NotAttached("channel_send")
-    if not segment_here(&self.segment.c):
-        raise ForkedProcess("channel_send")
-    members = self._send_at_once(channel, data)
-    if members:
-        return members
-    members = self._send(channel, data, None, False, &need)
-    if need == 0:
-        return members
-    return self.slow_send(channel, data, None, timeout, need)
 
 
 def installed():

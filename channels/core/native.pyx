@@ -3,7 +3,7 @@
 """The native core seen from Python: objects, the GIL, status -> error.
 
 The only Cython here.  Its parts, one object each: segment.pxi, router.pxi, queue.pxi, endpoint.pxi, streams.pxi,
-alerts.pxi; its types: native.pyi.  No policy, no logging, no gevent: whoever waits does so in worker/ or master/.
+alerts.pxi; what an endpoint does: sending.pxi, draining.pxi, bodies.pxi, post.pxi; its types: native.pyi.  No policy, no logging, no gevent: whoever waits does so in worker/ or master/.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
@@ -28,6 +28,9 @@ include "segment.pxi"
 include "router.pxi"
 include "queue.pxi"
 include "endpoint.pxi"
+include "sending.pxi"
+include "bodies.pxi"
+include "draining.pxi"
 include "streams.pxi"
 include "alerts.pxi"
 include "post.pxi"

@@ -284,7 +284,7 @@ cdef class Queue(Member):
         if self.count == 0:
             if self.closed:
                 return None
-            self.endpoint.refill(self)
+            refill(self.endpoint, self)
             if self.count == 0:
                 return None
         return self._take()
@@ -298,7 +298,7 @@ cdef class Queue(Member):
         """Every message that waits."""
         taken = []
         if self.count == 0 and not self.closed:
-            self.endpoint.refill(self)
+            refill(self.endpoint, self)
         while self.count:
             taken.append(self._take())
         return taken
@@ -310,7 +310,7 @@ cdef class Queue(Member):
         while self.count == 0:
             if self.closed:
                 raise StopIteration
-            if not self.endpoint.refill(self) and not self.wait(None):
+            if not refill(self.endpoint, self) and not self.wait(None):
                 raise StopIteration
         return self._take()
 

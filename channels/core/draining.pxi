@@ -1,0 +1,272 @@
+# What came: records from the router and from peers, given to the subscribers of this worker.
+
+cdef int set_row(Endpoint self, LocalChannel channel, uint32_t row, uint32_t generation, uint64_t epoch,
+                  uint64_t last) except -1:
+    cdef Binding binding
+    if row >= self.segment.c.at.rows:
+        return 0
+    if channel.row == row and channel.row_generation == generation:
+        return 0  # known already by a prefix: numbers go on
+    clear_row(self, channel)
+    if self.by_row[row] != NULL:
+        (<LocalChannel>self.by_row[row]).row = ROW_NONE
+        Py_DECREF(<object>self.by_row[row])
+    Py_INCREF(channel)
+    self.by_row[row] = <PyObject *>channel
+    channel.row, channel.row_generation, channel.epoch, channel.last = row, generation, epoch, last
+    for binding in channel.bindings:
+        binding.last, binding.skipped = last, None
+    return 0
+
+
+cdef int clear_row(Endpoint self, LocalChannel channel) except -1:
+    if channel.row != ROW_NONE and self.by_row[channel.row] == <PyObject *>channel:
+        self.by_row[channel.row] = NULL
+        channel.row = ROW_NONE
+        Py_DECREF(channel)
+    return 0
+
+
+cdef LocalChannel unknown_channel(Endpoint self, const record *header):
+    """A row this worker is in by a prefix, seen for the first time; None when it has left since."""
+    cdef uint8_t name[256]
+    cdef uint32_t length
+    cdef uint64_t epoch
+    cdef LocalChannel channel
+    if table_name(&self.segment.c, header.row, header.row_generation, name, &length, &epoch) != TABLE_OK:
+        return None
+    channel = self.resolve(PyUnicode_DecodeUTF8(<const char *>name, length, "replace"))
+    if channel is None:
+        return None
+    set_row(self, channel, header.row, header.row_generation, epoch, header.sequence - 1)
+    return channel
+
+
+cdef int take_message(Endpoint self, const record *header, const uint8_t *body) except -1:
+    cdef LocalChannel channel = None
+    cdef Binding binding
+    cdef Message message = None
+    cdef Assembly large = None
+    cdef Py_ssize_t i
+    cdef uint64_t gap
+    cdef frame_facts facts
+    if header.row < self.segment.c.at.rows and self.by_row[header.row] != NULL:
+        channel = <LocalChannel>self.by_row[header.row]
+        if channel.row_generation != header.row_generation:
+            channel = None
+    if channel is None:
+        channel = unknown_channel(self, header)
+        if channel is None:
+            shared_plus(&self.counters[10], 1)
+            if header.flags & FLAG_LARGE:
+                large_body(self, header, body)
+            return 0
+    if header.sequence <= channel.last:
+        shared_plus(&self.counters[10], 1)
+        return 0
+    if header.flags & FLAG_LARGE:
+        large = large_body(self, header, body)
+        if large is None:
+            if not (<const large_payload *>body).receivers[self.c.slot // 64] >> (self.c.slot % 64) & 1:
+                gap = header.sequence - channel.last - 1
+                channel.last = header.sequence  # sent before this worker joined: nobody here has missed it
+                if gap:
+                    note_lost(self, channel, gap)
+                for binding in channel.bindings:
+                    if binding.queue is not None:
+                        binding._skip(header.sequence)
+            return 0
+        facts.event = <const uint8_t *>PyBytes_AS_STRING(large.name)
+        facts.event_size = PyBytes_GET_SIZE(large.name)
+        facts.body, facts.body_size = <const uint8_t *>PyBytes_AS_STRING(large.data), PyBytes_GET_SIZE(large.data)
+    else:
+        facts.event, facts.event_size = body, header.name_length
+        facts.body = body + header.name_length
+        facts.body_size = header.length - sizeof(record) - header.name_length
+    gap = header.sequence - channel.last - 1
+    channel.last = header.sequence
+    if gap:
+        note_lost(self, channel, gap)
+    facts.epoch, facts.number = channel.epoch, header.sequence
+    for i in range(PyList_GET_SIZE(channel.bindings)):
+        binding = <Binding>PyList_GET_ITEM(channel.bindings, i)
+        if binding.queue is None:
+            binding.group._message(&facts)
+            continue
+        if message is None:
+            message = Message.__new__(Message)
+            message.channel, message.number, message.epoch = channel.name, header.sequence, channel.epoch
+            message.time_ns, message.missed = header.time_ns, 0
+            message.data = large.data if large is not None else PyBytes_FromStringAndSize(
+                <const char *>facts.body, facts.body_size)
+            if facts.event_size:
+                message.event_name = PyBytes_FromStringAndSize(<const char *>facts.event, facts.event_size)
+        binding.queue._push(message, binding)
+    self.received += 1
+    self.received_bytes += facts.body_size
+    return 0
+
+
+cdef int note_lost(Endpoint self, LocalChannel channel, uint64_t number) except -1:
+    cdef Binding binding
+    shared_plus(&self.counters[4], number)
+    for binding in channel.bindings:
+        if binding.queue is None:
+            binding.group._gap(number, channel.name)
+        else:
+            binding.queue.dropped += number
+    return 0
+
+
+cdef int take_gap(Endpoint self, const record *header) except -1:
+    cdef LocalChannel channel
+    if header.row >= self.segment.c.at.rows or self.by_row[header.row] == NULL:
+        return 0
+    channel = <LocalChannel>self.by_row[header.row]
+    if channel.row_generation == header.row_generation and header.sequence > channel.last:
+        note_lost(self, channel, header.sequence - channel.last)
+        channel.last = header.sequence
+        self.events.append(("gap", channel))
+    return 0
+
+
+cdef int take_control(Endpoint self, const record *header, const uint8_t *body) except -1:
+    cdef joined_payload joined
+    cdef uint32_t slot = WORKER_SLOT(header.source)
+    if header.type == RECORD_JOINED:
+        memcpy(&joined, body, sizeof(joined))
+        take_joined(self, header, &joined)
+    elif header.type == RECORD_GAP:
+        take_gap(self, header)
+    elif header.type == RECORD_HERE:
+        endpoint_peer_here(&self.c, slot)
+        drain_peer(self, slot, 1 << 20)
+        self.events.append(("here", slot, WORKER_GENERATION(header.source)))
+    elif header.type == RECORD_GONE:
+        if 0 < slot < self.segment.c.at.slots and slot != self.c.slot:
+            drain_peer(self, slot, 1 << 30)  # nothing follows what stands there now
+            endpoint_peer_gone(&self.c, slot)
+            discard_bodies(self, header.source)
+            self.events.append(("gone", slot, WORKER_GENERATION(header.source)))
+    elif header.type == RECORD_RESYNC:
+        endpoint_rescan(&self.c)
+        self.events.append(("resync",))
+    else:
+        shared_plus(&self.counters[10], 1)
+    return 0
+
+
+cdef int take_joined(Endpoint self, const record *header, const joined_payload *joined) except -1:
+    cdef LocalChannel channel = self.pending_joins.pop(joined.token, None)
+    if channel is not None and joined.status == 0 and not header.flags & (FLAG_PREFIX | FLAG_OPEN):
+        set_row(self, channel, header.row, header.row_generation, header.time_ns, header.sequence)
+    self.events.append(("joined", joined.token, joined.status))
+    return 0
+
+
+cdef int drain_down(Endpoint self, int budget) except -1:
+    cdef record header
+    cdef const uint8_t *body = NULL
+    cdef int status = RING_OK, taken = 0
+    while status == RING_OK and taken < budget:
+        try:
+            while taken < budget:
+                status = endpoint_next_down(&self.c, &header, &body)
+                if status != RING_OK:
+                    break
+                taken += 1
+                if header.type == RECORD_MESSAGE:
+                    take_message(self, &header, body)
+                else:
+                    take_control(self, &header, body)
+                ring_advance(&self.c.down, &header)
+        except MemoryError:
+            shared_plus(&self.counters[5], 1)  # the next message of the channel shows the gap
+            ring_advance(&self.c.down, &header)
+    if status == RING_BROKEN:
+        self.router_broken = True
+    endpoint_release_down(&self.c)
+    shared_plus(&self.counters[2], self.received)
+    shared_plus(&self.counters[3], self.received_bytes)
+    self.received = self.received_bytes = 0
+    return taken
+
+
+cdef int drain_peer(Endpoint self, uint32_t peer, int budget) except -1:
+    cdef record header
+    cdef const uint8_t *body = NULL
+    cdef int status = RING_OK, taken = 0
+    while status == RING_OK and taken < budget:
+        try:
+            while taken < budget:
+                status = endpoint_next_direct(&self.c, peer, &header, &body)
+                if status != RING_OK:
+                    break
+                taken += 1
+                take_direct(self, &header, body)
+                ring_advance(&self.c.inn[peer].ring, &header)
+        except MemoryError:
+            shared_plus(&self.counters[9], 1)
+            ring_advance(&self.c.inn[peer].ring, &header)
+    endpoint_release_direct(&self.c, peer)
+    return taken
+
+
+cdef int take_direct(Endpoint self, const record *header, const uint8_t *body) except -1:
+    cdef Assembly assembly
+    cdef uint64_t size = header.length - sizeof(record) - header.name_length
+    if header.type == RECORD_ABORT:
+        forget_body(self, (header.source, header.message_id))
+        return 0
+    if header.flags & FLAG_FIRST and header.flags & FLAG_LAST:
+        receive_alert(self, header.type, header.flags, header.hops, header.source, header.sequence,
+                      alert_name_of(self.last_alert, body, header.name_length),
+                      PyBytes_FromStringAndSize(<const char *>body + header.name_length, size))
+        return 0
+    assembly = grown_body(self, header, body, size)
+    if assembly is not None and assembly.complete and assembly.type != RECORD_BODY:
+        forget_body(self, (header.source, header.message_id))
+        receive_alert(self, assembly.type, assembly.flags, assembly.hops, assembly.source, assembly.correlation,
+                      assembly.name, assembly.data)
+    return 0
+
+
+cdef int poll(Endpoint self, int budget) except -1:
+    cdef int taken
+    cdef uint32_t i = 0
+    if self.polling:
+        return 0
+    self.polling = True
+    try:
+        taken = drain_down(self, budget)
+        while i < self.c.peer_count:
+            taken += drain_peer(self, self.c.peers[i], budget)
+            i += 1
+    finally:
+        self.polling = False
+    if taken:
+        self.look_credit = True
+        if self.streams is not None and self.streams.dirty:
+            self.streams.flush()
+    return taken
+
+
+cdef bint refill(Endpoint self, Queue queue) except -1:
+    """For a subscriber that found its queue empty: look into the rings, for a moment if that is promising."""
+    cdef uint64_t now
+    self.here()
+    poll(self, 256)
+    if queue.count == 0 and self.look_credit and self.spin_ns:
+        if endpoint_look(&self.c, self.spin_ns):
+            poll(self, 256)
+        else:
+            self.look_credit = False
+    if self.woken or self.events:
+        self.schedule()
+    if queue.count == 0:
+        return False
+    now = router_clock_ns(CLOCK_MONOTONIC)
+    if now - self.last_hub_ns > self.greedy_ns:
+        self.last_hub_ns = now
+        self.yield_hub()
+    return queue.count != 0
