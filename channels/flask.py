@@ -23,8 +23,8 @@ from flask.cli import AppGroup
 from channels import operate
 from channels.errors import ChannelsError
 from channels.web import sse as events
-from channels.web.tokens import BadToken, Tokens
-from channels.worker import alerts, api
+from channels.web.tokens import BadToken, Leave, Tokens
+from channels.worker import alerts, api, subscription
 from channels.worker import client as fabric
 
 try:
@@ -110,6 +110,7 @@ class Channels:
     def sse(
         self,
         *channels: str,
+        prefixes: Iterable[str] = (),
         retry: float | None = None,
         heartbeat: float | None = None,
         filter: events.Filter | None = None,
@@ -118,14 +119,16 @@ class Channels:
         cors: str | Iterable[str] | None = None,
         headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
     ) -> Response:
-        """A view's response: what is sent to these channels and prefixes, for as long as the client stays.
+        """A view's response: what is sent to these channels, for as long as the client stays.
 
-        Joined when it returns, so what is sent afterwards is not missed.  Arguments as for channels.web.sse.stream();
+        Joined when it returns, so what is sent afterwards is not missed.  Names are taken literally, so they may come
+        from the URL; `prefixes` adds every channel whose name begins so.  Arguments as for channels.web.sse.stream();
         defaults are the application's CHANNELS_* keys, and then the server's settings.
         """
         config = current_app.config
         status, fields, body = events.stream(
             *map(self._name, channels),
+            prefixes=map(self._name, subscription.literal_prefixes(prefixes)),
             retry=config["CHANNELS_RETRY"] if retry is None else retry,
             heartbeat=config["CHANNELS_HEARTBEAT"] if heartbeat is None else heartbeat,
             filter=filter,
@@ -212,15 +215,21 @@ class Channels:
 
     # ---- tokens ----
 
-    def token(self, *channels: str, facts: Any = None) -> str:
-        """Signed leave to subscribe to these channels and prefixes, for the application's own pages to hand on.
+    def token(self, *channels: str, prefixes: Iterable[str] = (), facts: Any = None) -> str:
+        """Signed leave to subscribe to these channels, for the application's own pages to hand on.
 
-        `facts`: JSON that check_token() gives back.  Raises ValueError without a SECRET_KEY.
+        Args:
+            channels: Names, taken literally.
+            prefixes: Every channel whose name begins with one of these.
+            facts: JSON that check_token() gives back; whoever has the token can read it.
+
+        Raises:
+            ValueError: There is no SECRET_KEY, or nothing to give leave for.
         """
-        return self._tokens().sign(*channels, facts=facts)
+        return self._tokens().sign(*channels, prefixes=prefixes, facts=facts)
 
-    def check_token(self, token: str) -> tuple[list[str], Any]:
-        """(channels, facts) of a token that is at most CHANNELS_TOKEN_AGE seconds old.
+    def check_token(self, token: str) -> Leave:
+        """(channels, prefixes, facts) of a token that is at most CHANNELS_TOKEN_AGE seconds old.
 
         Raises:
             BadToken: It is too old or not ours.
@@ -234,10 +243,10 @@ class Channels:
 
     def _events_by_token(self) -> Response:
         try:
-            channels, _ = self.check_token(request.args.get("token", ""))
+            leave = self.check_token(request.args.get("token", ""))
         except BadToken as error:
             abort(403, str(error))
-        return self.sse(*channels)
+        return self.sse(*leave.channels, prefixes=leave.prefixes)
 
 
 # ---- `flask channels` ----
@@ -292,4 +301,4 @@ def _tail(names: tuple[str, ...], count: int, pid: int | None, control_socket: s
     _run(pid, control_socket, "tail", "--count", str(count), "--", *names)
 
 
-__all__ = ["BadToken", "Channels"]
+__all__ = ["BadToken", "Channels", "Leave"]

@@ -83,7 +83,7 @@ class ServerSentEventsBlueprint(Blueprint):
 
     def messages(self, channel: str = DEFAULT_CHANNEL) -> Iterator[Message]:
         """What is sent to the channel, from now on."""
-        with subscription.subscribe(PREFIX + channel) as sub:
+        with subscription.subscribe(PREFIX + channel, prefixes=()) as sub:
             for message in sub:
                 yield Message(message.data.decode(errors="replace"), message.event, message.id)
 

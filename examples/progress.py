@@ -59,4 +59,4 @@ def start():
 
 @app.get("/events")
 def events():
-    return ch.sse("job:*")
+    return ch.sse(prefixes=("job:",))

@@ -90,6 +90,41 @@ def test_applications_keep_apart_by_their_prefix(local: None) -> None:
     stream.close()
 
 
+def test_a_room_named_star_is_one_room(local: None) -> None:
+    client = app.test_client()
+    stream = client.get("/rooms/*/events")
+    assert client.post("/rooms/1", data="secret").data == b"0"
+    assert client.post("/rooms/*", data="ours").data == b"1"
+    assert read(stream, 1)[0].data == "ours"
+    stream.close()
+
+
+def test_prefixes_stay_within_the_application_s_own(local: None) -> None:
+    made = Flask("of prefixes")
+    made.config["CHANNELS_PREFIX"] = "mine:"
+    its = Channels(made)
+    with made.test_request_context("/"):
+        stream = its.sse(prefixes=("",))
+        assert its.publish("a", "mine") == 1
+        assert channels.publish("theirs", "x") == 0
+    assert read(stream, 1)[0].data == "mine"
+    stream.close()
+
+
+def test_a_token_for_star_gives_leave_for_star(local: None) -> None:
+    made = create(SECRET_KEY="key", CHANNELS_EVENTS_URL="/ev")
+    with made.app_context():
+        token, wide = ch.token("room:*"), ch.token(prefixes=("room:",))
+    client = made.test_client()
+    stream, all_rooms = (client.get("/ev", query_string={"token": each}) for each in (token, wide))
+    client.post("/rooms/7", data="secret")
+    client.post("/rooms/*", data="ours")
+    assert read(stream, 1)[0].data == "ours"
+    assert [event.data for event in read(all_rooms, 2)] == ["secret", "ours"]
+    stream.close()
+    all_rooms.close()
+
+
 def test_an_application_takes_it_once() -> None:
     made = Flask("twice")
     Channels(made)
@@ -132,7 +167,7 @@ def test_tokens_give_leave_for_what_they_name_and_for_so_long(local: None) -> No
     made = create(SECRET_KEY="key", CHANNELS_EVENTS_URL="/ev", CHANNELS_TOKEN_AGE=1000)
     with made.app_context():
         token = ch.token("room:7", facts=["x"])
-        assert ch.check_token(token) == (["room:7"], ["x"])
+        assert ch.check_token(token) == (["room:7"], [], ["x"])
     client = made.test_client()
     stream = client.get("/ev", query_string={"token": token})
     client.post("/rooms/7", data="secret")

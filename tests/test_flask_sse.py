@@ -63,6 +63,14 @@ def test_the_channel_is_chosen_by_the_query() -> None:
     other.close()
 
 
+def test_a_star_in_the_query_is_a_channel_s_name() -> None:
+    stream = app.test_client().get("/stream?channel=*")
+    assert sse.publish("for seven", channel="users.7") == 0
+    assert sse.publish("for star", channel="*") == 1
+    assert read(stream, 1)[0].data == "for star"
+    stream.close()
+
+
 def test_messages_gives_what_is_sent() -> None:
     got: list[Message] = []
     listener = gevent.spawn(lambda: got.extend(message for message in [next(sse.messages("c"))]))

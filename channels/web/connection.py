@@ -65,7 +65,8 @@ class WebSocket:
         self._pinged = False
         self._subscription: Subscription | None = None
         self._stream: Any = None  # native: writes for us, and forwards the channels of its kind
-        self._binary: dict[str, bool] = {}
+        self._binary: dict[str, bool] = {}  # by name, and by prefix, of what the subscription has joined
+        self._binary_prefixes: dict[str, bool] = {}
         self.beat_tick = self.beat_due = 0
         self._transport = Transport(upgraded.socket, self._data, self._drained, self._end)
         self._core = subscription.current_core() if fabric.is_attached() else None
@@ -128,20 +129,21 @@ class WebSocket:
                 raise TimeoutError(f"the client did not read for {timeout:g} s; nothing was sent")
         self._put(opcode, payload)
 
-    def join(self, *channels: str, binary: bool = False) -> None:
-        """Forward what is sent to these channels and prefixes to the client, as text or binary messages.
+    def join(self, *channels: str, prefixes: Iterable[str] = (), binary: bool = False) -> None:
+        """Forward what is sent to these channels to the client, as text or binary messages.
 
-        What is no UTF-8 is binary in any case.  Goes on in the background until it is closed.  A client that is too
-        slow is told of the gap, or closed with 1013, as its `slow` says.  Raises as channels.subscribe().
+        Names are taken literally; `prefixes` adds every channel whose name begins so.  What is no UTF-8 is binary in
+        any case.  Goes on in the background until it is closed.  A client that is too slow is told of the gap, or
+        closed with 1013, as its `slow` says.  Raises as channels.subscribe().
         """
-        names = [self.prefix + name for name in channels]
+        names, beginnings = self._named(channels, prefixes)
         kind = native.WS_BINARY if binary else native.WS_TEXT
         if self._stream is None and self._transport.is_plain and not self._compressed and not self.closed:
             self._stream = streams.current().open(self._upgraded.socket.fileno(), kind, self)
             self._transport.attach(self._stream)
         if self._stream is not None and self._stream.kind == kind:
             subscription.current_core().check()
-            streams.current().join(self._stream, *names)
+            streams.current().join(self._stream, *names, prefixes=beginnings)
             return
         if self._subscription is None:
             core = subscription.current_core()
@@ -150,17 +152,24 @@ class WebSocket:
             self._subscription = core.subscription(None, self._buffer, overflow)
             self._subscription.waiter = self  # the dispatcher calls switch() when a message comes
         self._binary.update(dict.fromkeys(names, binary))
-        self._subscription.join(*names)
+        self._binary_prefixes.update(dict.fromkeys(beginnings, binary))
+        self._subscription.join(*names, prefixes=beginnings)
 
-    def leave(self, *channels: str) -> None:
+    def leave(self, *channels: str, prefixes: Iterable[str] = ()) -> None:
         """Forward them no more.  Does not wait."""
-        names = [self.prefix + name for name in channels]
+        names, beginnings = self._named(channels, prefixes)
         if self._stream is not None:
-            streams.current().leave(self._stream, *names)
+            streams.current().leave(self._stream, *names, prefixes=beginnings)
         if self._subscription is not None:
-            self._subscription.leave(*names)
+            self._subscription.leave(*names, prefixes=beginnings)
         for name in names:
             self._binary.pop(name, None)
+        for prefix in beginnings:
+            self._binary_prefixes.pop(prefix, None)
+
+    def _named(self, channels: Iterable[str], prefixes: Iterable[str]) -> tuple[list[str], list[str]]:
+        beginnings = subscription.literal_prefixes(prefixes)
+        return [self.prefix + name for name in channels], [self.prefix + prefix for prefix in beginnings]
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Begin to close it; does not wait.  Without effect when it is closed.
@@ -385,10 +394,7 @@ class WebSocket:
     def _frame(self, message: Message) -> bytes:
         binary = self._binary.get(message.channel)
         if binary is None:  # joined by a prefix
-            name = message.channel
-            binary = any(
-                chosen for key, chosen in self._binary.items() if key[-1:] == "*" and name.startswith(key[:-1])
-            )
+            binary = any(chosen and message.channel.startswith(key) for key, chosen in self._binary_prefixes.items())
         if self._compressed:
             return self._own(Opcode.BINARY if binary else text_opcode(message.data), message.data)
         return (binary_frames if binary else text_frames).get(message)

@@ -25,6 +25,7 @@ from channels.worker.subscription import Message, Subscription
 CONTENT_TYPE = "text/event-stream; charset=utf-8"
 CHUNK_BYTES = 64 * 1024  # frames that wait for the same client leave together, up to about so many bytes
 _LINE_END = re.compile(rb"\r\n|\r|\n")
+DIGITS = re.compile("[0-9]{1,20}")
 _BREAKS = re.compile("[\r\n\0]")
 
 Filter = Callable[[Message], bool]
@@ -120,6 +121,7 @@ class EventStream:
         self,
         channels: tuple[str, ...],
         *,
+        prefixes: Iterable[str] = (),
         retry: float | None = None,
         heartbeat: float | None = None,
         filter: Filter | None = None,
@@ -141,6 +143,7 @@ class EventStream:
             raise ValueError(f"slow must be 'gap' or 'close', not {self.slow!r}")
         self.subscription: Subscription = subscription.subscribe(
             *channels,
+            prefixes=prefixes,
             maxlen=maxlen,
             max_bytes=settings.stream_buffer if max_bytes is None else max_bytes,
             overflow="close" if self.slow == "close" else "drop_oldest",
@@ -159,12 +162,14 @@ class EventStream:
         """What was missed since the event with this id."""
         if not last_event_id:
             return b""
-        found = [position(self.subscription, name) for name in self.channels if not name.endswith("*")]
+        if len(self.channels) != 1 or self.subscription.prefixes:
+            return gap_frame(None, None)
+        found = position(self.subscription, self.channels[0])
         epoch, _, number = last_event_id.partition("-")
-        if len(self.channels) == 1 and found and found[0] is not None and found[0][0] == epoch and number.isdigit():
-            missed = found[0][1] - int(number)
-            return gap_frame(self.channels[0], missed) if missed > 0 else b""
-        return gap_frame(self.channels[0] if len(self.channels) == 1 else None, None)
+        if found is None or found[0] != epoch or not DIGITS.fullmatch(number):
+            return gap_frame(self.channels[0], None)
+        missed = found[1] - int(number)
+        return gap_frame(self.channels[0], missed) if missed > 0 else b""
 
     def beat(self) -> None:
         self._beat = True
@@ -277,6 +282,7 @@ def response_headers(cors: str | Iterable[str] | None = None, origin: str | None
 
 def stream(
     *channels: str,
+    prefixes: Iterable[str] = (),
     retry: float | None = None,
     heartbeat: float | None = None,
     filter: Filter | None = None,
@@ -292,7 +298,8 @@ def stream(
     """Channels as a response: (status, headers, iterable).  Joined when it returns; waits for that cooperatively.
 
     Args:
-        channels: Names; a trailing `*` stands for every channel with that prefix.
+        channels: Names, taken literally: a `*` in one is a character like any other.
+        prefixes: Every channel whose name begins with one of these, those that come later included.
         retry: Seconds until a client that lost the connection tries again; default `settings.stream_retry`.
         heartbeat: Seconds of silence after which a comment is sent, 0: never; default `settings.stream_heartbeat`.
         filter: Which messages this client gets.
@@ -309,8 +316,9 @@ def stream(
     Raises:
         ChannelTableFull, RouterUnavailable, BadChannelName, ValueError, NotAttached.
     """
-    if not channels:
-        raise ValueError("a stream needs at least one channel")
+    prefixes = subscription.literal_prefixes(prefixes)
+    if not channels and not prefixes:
+        raise ValueError("a stream needs at least one channel or prefix")
     asked = environ or {}
     answer = response_headers(cors, asked.get("HTTP_ORIGIN"))
     answer += headers.items() if isinstance(headers, Mapping) else headers
@@ -318,6 +326,7 @@ def stream(
         return "200 OK", answer, []
     made = EventStream(
         channels,
+        prefixes=prefixes,
         retry=retry,
         heartbeat=heartbeat,
         filter=filter,

@@ -1,11 +1,12 @@
-"""Signed leave to subscribe: a view that knows its user signs channel names, another that knows nobody trusts them.
+"""Signed leave to subscribe: one view knows its user and signs channels' names, another knows nobody and trusts them.
 
 Runs anywhere.  Needs `itsdangerous`, which Flask brings along.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 from itsdangerous import BadSignature, SignatureExpired, URLSafeTimedSerializer
 
@@ -25,6 +26,14 @@ class BadToken(ChannelsError, PermissionError):
         return f"this token gives no leave to subscribe: {self.reason}"
 
 
+class Leave(NamedTuple):
+    """What a token says."""
+
+    channels: list[str]
+    prefixes: list[str]
+    facts: Any
+
+
 class Tokens:
     """Makes and checks them with a secret key."""
 
@@ -33,18 +42,27 @@ class Tokens:
             raise ValueError("signing needs a secret key; set SECRET_KEY")
         self._serializer = URLSafeTimedSerializer(key, salt=SALT)
 
-    def sign(self, *channels: str, facts: Any = None) -> str:
-        """A token for these channels and prefixes, fit for a URL.  `facts`: JSON for whoever checks it."""
-        if not channels:
-            raise ValueError("a token needs at least one channel")
-        return str(self._serializer.dumps([list(channels), facts]))
+    def sign(self, *channels: str, prefixes: Iterable[str] = (), facts: Any = None) -> str:
+        """A token fit for a URL.
 
-    def check(self, token: str, max_age: float | None = None) -> tuple[list[str], Any]:
-        """(channels, facts) of a token at most `max_age` seconds old.  Raises BadToken."""
+        Args:
+            channels: Names, taken literally.
+            prefixes: Every channel whose name begins with one of these.
+            facts: JSON for whoever checks it; anybody can read it.
+        """
+        if isinstance(prefixes, str):
+            raise TypeError(f"prefixes are given as a tuple, as in prefixes=({prefixes!r},)")
+        leave = Leave(list(channels), list(prefixes), facts)
+        if not leave.channels and not leave.prefixes:
+            raise ValueError("a token needs at least one channel or prefix")
+        return str(self._serializer.dumps(leave))
+
+    def check(self, token: str, max_age: float | None = None) -> Leave:
+        """What a token at most `max_age` seconds old gives leave for.  Raises BadToken."""
         try:
-            channels, facts = self._serializer.loads(token, max_age=None if max_age is None else int(max_age))
+            channels, prefixes, facts = self._serializer.loads(token, max_age=None if max_age is None else int(max_age))
         except SignatureExpired:
             raise BadToken("it is too old") from None
         except (BadSignature, ValueError, TypeError):
             raise BadToken("it was not signed here") from None
-        return list(channels), facts
+        return Leave(list(channels), list(prefixes), facts)

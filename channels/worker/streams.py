@@ -86,6 +86,7 @@ class EventStream:
         stream.end(last)
 
 
+Joined = tuple[frozenset[str], frozenset[str]]  # names, prefixes
 Key = tuple[int, frozenset[str], frozenset[str]]
 
 
@@ -127,9 +128,7 @@ class Streams:
         subscription = start.subscription
         stream = self.open(fd, native.SSE_CHUNKED if chunked else native.SSE, owner)
         try:
-            exact = [channel.name for channel, (exact, _) in subscription.memberships.items() if exact]
-            prefixes = [name[:-1] for name in subscription.channels if name.endswith("*")]
-            self._move(stream, frozenset(exact), frozenset(prefixes) - frozenset(exact), subscription)
+            self._move(stream, (frozenset(subscription.names), frozenset(subscription.prefixes)), subscription)
         except BaseException:
             self._native.forget(stream)
             raise
@@ -145,43 +144,39 @@ class Streams:
         """Its socket is the caller's again; what waited is dropped."""
         self._native.forget(stream)
 
-    def join(self, stream: native.Stream, *names: str) -> None:
-        """Into channels, and prefixes with their trailing `*`; done when it returns.  Waits for the router.
+    def join(self, stream: native.Stream, *names: str, prefixes: Iterable[str] = ()) -> None:
+        """Into channels, and every channel with such a prefix; done when it returns.  Waits for the router.
 
-        Raises: as channel_join.
+        Names are literal.  Raises: as channel_join.
         """
-        self._change(stream, names, ())
-
-    def leave(self, stream: native.Stream, *names: str) -> None:
-        """Out of them; nothing of them is written afterwards."""
-        self._change(stream, (), names)
-
-    def names(self, stream: native.Stream) -> list[str]:
-        """What it has joined; sorted."""
-        if stream.group is None:
-            return []
-        _, exact, prefixes = stream.group.key
-        return sorted([*exact, *(f"{prefix}*" for prefix in prefixes)])
-
-    def _change(self, stream: native.Stream, join: Iterable[str], leave: Iterable[str]) -> None:
-        wanted: frozenset[str] = frozenset()
+        exact = frozenset(native.check_name(name) for name in names)
+        beginnings = frozenset(prefixes)
         while not stream.ended and not stream.ending:
-            before = self.names(stream)
-            wanted = (frozenset(before) | frozenset(join)) - frozenset(leave)
-            exact = frozenset(native.check_name(name) for name in wanted if not name.endswith("*"))
-            prefixes = frozenset(name[:-1] for name in wanted if name.endswith("*"))
-            if self._move(stream, exact, prefixes, None, before):
+            before = self._joined(stream)
+            if self._move(stream, (before[0] | exact, before[1] | beginnings), None, before):
                 return
 
+    def leave(self, stream: native.Stream, *names: str, prefixes: Iterable[str] = ()) -> None:
+        """Out of them; nothing of them is written afterwards."""
+        exact, beginnings = frozenset(names), frozenset(prefixes)
+        while not stream.ended and not stream.ending:
+            before = self._joined(stream)
+            if self._move(stream, (before[0] - exact, before[1] - beginnings), None, before):
+                return
+
+    def names(self, stream: native.Stream) -> list[str]:
+        """What it has joined, prefixes with a `*` behind; sorted."""
+        exact, prefixes = self._joined(stream)
+        return sorted([*exact, *(f"{prefix}*" for prefix in prefixes)])
+
+    def _joined(self, stream: native.Stream) -> Joined:
+        return (frozenset(), frozenset()) if stream.group is None else stream.group.key[1:]
+
     def _move(
-        self,
-        stream: native.Stream,
-        exact: frozenset[str],
-        prefixes: frozenset[str],
-        subscription: Subscription | None,
-        before: list[str] | None = None,
+        self, stream: native.Stream, joined: Joined, subscription: Subscription | None, before: Joined | None = None
     ) -> bool:
         """Put it into the group of exactly these; False: it was moved by someone else meanwhile."""
+        exact, prefixes = joined
         key = (stream.kind, exact, prefixes)
         if not exact and not prefixes:
             self._native.ungroup(stream)
@@ -197,7 +192,7 @@ class Streams:
                 self._client.membership.join(group, name)
             for prefix in prefixes:
                 self._client.membership.join_prefix(group, prefix)
-            if before is not None and before != self.names(stream):
+            if before is not None and before != self._joined(stream):
                 return False
             if subscription is not None:
                 group.flush()

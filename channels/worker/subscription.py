@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextvars
 import os
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Callable
 
 import gevent
@@ -36,6 +36,21 @@ def _text(name: str | bytes) -> str:
     return name
 
 
+def sort_out(names: Iterable[str | bytes], prefixes: Iterable[str | bytes] | None) -> list[tuple[str, bool]]:
+    """(text, whether it is a prefix) of each: with `prefixes`, even none, a trailing `*` is a name's own."""
+    given = [_text(name) for name in names]
+    if prefixes is None:
+        return [(name[:-1], True) if name[-1:] == "*" else (name, False) for name in given]
+    return [(name, False) for name in given] + [(prefix, True) for prefix in literal_prefixes(prefixes)]
+
+
+def literal_prefixes(prefixes: Iterable[str | bytes]) -> list[str]:
+    """As text.  Raises TypeError for a single string, which would be as many prefixes as it has letters."""
+    if isinstance(prefixes, (str, bytes)):
+        raise TypeError(f"prefixes are given as a tuple, as in prefixes=({prefixes!r},)")
+    return [_text(prefix) for prefix in prefixes]
+
+
 class Subscription(native.Queue):
     """Messages of the channels and prefixes it has joined, in a bounded queue of its own.
 
@@ -55,40 +70,47 @@ class Subscription(native.Queue):
 
     # ---- joining ----
 
-    def join(self, *names: str | bytes) -> None:
-        """Join channels; a trailing `*` joins every channel with that prefix, those that come later included.
+    def join(self, *names: str | bytes, prefixes: Iterable[str | bytes] | None = None) -> None:
+        """Join channels, and every channel with one of these prefixes, those that come later included.
 
-        Done when it returns.  Waits cooperatively for the router.
+        Done when it returns.  Waits cooperatively for the router.  Names and `prefixes` as for subscribe(): where a
+        name comes from outside, give `prefixes`, if only `()`.
 
         Raises:
             ChannelTableFull: No row is left; what was joined before stays joined.
             RouterUnavailable: No answer within `settings.join_timeout`.
             BadChannelName, SubscriptionClosed.
         """
-        for name in names:
+        for text, is_prefix in sort_out(names, prefixes):
             if self.closed:
                 raise SubscriptionClosed()
-            text = _text(name)
-            if text.endswith("*"):
-                self._client.membership.join_prefix(self, text[:-1])
+            if is_prefix:
+                self._client.membership.join_prefix(self, text)
             else:
                 self._client.membership.join(self, text)
 
-    def leave(self, *names: str | bytes) -> None:
-        """Leave them, and forget what waits of them.  Does not wait."""
-        for name in names:
-            text = _text(name)
-            if text.endswith("*"):
-                self._client.membership.leave_prefix(self, text[:-1])
+    def leave(self, *names: str | bytes, prefixes: Iterable[str | bytes] | None = None) -> None:
+        """Leave what join() joined with these arguments, and forget what waits of it.  Does not wait."""
+        for text, is_prefix in sort_out(names, prefixes):
+            if is_prefix:
+                self._client.membership.leave_prefix(self, text)
             else:
                 self._client.membership.leave(self, text)
 
     @property
     def channels(self) -> list[str]:
-        """What was joined: names, and prefixes with their `*`; sorted."""
-        names = {channel.name for channel, (exact, _) in self.memberships.items() if exact}
-        names.update(f"{local.name}*" for local in self._client.membership.prefixes.values() if self in local.queues)
-        return sorted(names)
+        """What was joined: names, and prefixes with a `*` behind; sorted."""
+        return sorted({*self.names, *(f"{prefix}*" for prefix in self.prefixes)})
+
+    @property
+    def names(self) -> list[str]:
+        """The channels that were joined by their names; sorted."""
+        return sorted(channel.name for channel, (exact, _) in self.memberships.items() if exact)
+
+    @property
+    def prefixes(self) -> list[str]:
+        """The prefixes that were joined; sorted."""
+        return sorted(local.name for local in self._client.membership.prefixes.values() if self in local.queues)
 
     # ---- taking ----
 
@@ -159,10 +181,9 @@ class Subscription(native.Queue):
     def close(self) -> None:
         """Leave everything; what waits is forgotten, whoever waits is woken.  May be repeated."""
         self.end(None)
-        for channel, (exact, _) in self.memberships.items():
-            if exact:
-                self._client.membership.leave(self, channel.name)
-        for prefix in [local.name for local in self._client.membership.prefixes.values() if self in local.queues]:
+        for name in self.names:
+            self._client.membership.leave(self, name)
+        for prefix in self.prefixes:
             self._client.membership.leave_prefix(self, prefix)
         self.take_all()
         fd = self.release_fd()
@@ -426,12 +447,20 @@ def channel_recv() -> bytes | None:
 
 
 def subscribe(
-    *channels: str | bytes, maxlen: int | None = None, max_bytes: int | None = None, overflow: str = "drop_oldest"
+    *channels: str | bytes,
+    prefixes: Iterable[str | bytes] | None = None,
+    maxlen: int | None = None,
+    max_bytes: int | None = None,
+    overflow: str = "drop_oldest",
 ) -> Subscription:
     """A subscription of this core to these channels and prefixes, joined when it returns.
 
+    Caution: `subscribe(f"room:{room}")` with `room` from a request joins every room when someone asks for the room
+    `*`.  Say `subscribe(f"room:{room}", prefixes=())` there: then each name is taken as it is.
+
     Args:
-        channels: Names; a trailing `*` stands for every channel with that prefix.
+        channels: Names; a trailing `*` stands for every channel with that prefix, unless `prefixes` is given.
+        prefixes: Prefixes without `*`; "" is that of every channel.  Given, even as `()`, names are literal.
         maxlen: Messages it holds; default `settings.queue_length`.
         max_bytes: Bytes of bodies it holds; default `settings.queue_bytes`.
         overflow: "drop_oldest", "drop_newest" or "close".
@@ -444,7 +473,7 @@ def subscribe(
     core.check()
     made = core.subscription(maxlen, max_bytes, overflow)
     try:
-        made.join(*channels)
+        made.join(*channels, prefixes=prefixes)
     except BaseException:
         made.close()
         raise

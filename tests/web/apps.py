@@ -21,6 +21,11 @@ def echo(ws: WebSocket) -> None:
         ws.send(message)
 
 
+def asked(query: dict[str, str]) -> tuple[list[str], list[str]]:
+    names, prefixes = (query[key].split(",") if key in query else [] for key in ("channels", "prefixes"))
+    return names, prefixes
+
+
 def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
     path = environ["PATH_INFO"]
     query = {name: values[0] for name, values in parse_qs(environ["QUERY_STRING"]).items()}
@@ -38,7 +43,8 @@ def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]
         return [b"sent"]
     if path == "/events":
         options = {"heartbeat": float(query["heartbeat"])} if "heartbeat" in query else {}
-        status, headers, body = sse.stream(*query["channels"].split(","), environ=environ, cors="*", **options)
+        names, prefixes = asked(query)
+        status, headers, body = sse.stream(*names, prefixes=prefixes, environ=environ, cors="*", **options)
         start_response(status, headers)
         return body
     if path == "/echo":
@@ -48,10 +54,11 @@ def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]
     if path == "/join":
 
         def join(ws: WebSocket) -> None:
-            ws.join(*query["channels"].split(","), binary="binary" in query)
+            names, prefixes = asked(query)
+            ws.join(*names, prefixes=prefixes, binary="binary" in query)
             ws.send("joined")
             for message in ws:
-                channels.publish(query["channels"].split(",")[0], message)
+                channels.publish(names[0], message)
 
         options = {"slow": query["slow"]} if "slow" in query else {}
         return websocket.serve(environ, start_response, join, compression="deflate" in query, **options)

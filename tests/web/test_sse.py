@@ -133,7 +133,7 @@ def test_a_stream_with_nothing_of_its_own_may_go_on_natively(fabric: object) -> 
 
 
 def test_several_channels_and_a_prefix_share_one_stream_with_names_and_ids(fabric: object) -> None:
-    made = opened("a", "b:*")
+    made = opened("a", prefixes=("b:",))
     channels.publish("a", "one", event="greeting")
     channels.publish("b:1", {"n": 2})
     channels.publish("c", "not ours")
@@ -143,6 +143,36 @@ def test_several_channels_and_a_prefix_share_one_stream_with_names_and_ids(fabri
         events += parser.feed(next(made))
     assert [(event.type, event.data) for event in events] == [("greeting", "one"), ("message", '{"n":2}')]
     assert all("-" in event.id for event in events)
+    made.close()
+
+
+def test_a_star_in_a_name_is_a_star(fabric: object) -> None:
+    made = opened("room:*")
+    for name in ("room:secret", "room:", "room:*", "room:**"):
+        channels.publish(name, name)
+    (event,) = parse(next(made))
+    assert event.data == "room:*"
+    assert made.subscription.prefixes == []
+    made.close()
+
+
+def test_prefixes_alone_are_enough_and_are_given_as_a_list(fabric: object) -> None:
+    _, _, made = sse.stream(prefixes=["b:"])
+    assert channels.publish("b:1", "x") == 1
+    made.close()  # type: ignore[attr-defined]
+    with pytest.raises(TypeError, match=r"prefixes=\('b:',\)"):
+        sse.stream(prefixes="b:")
+
+
+@pytest.mark.parametrize("number", ["²", "9" * 5000, "-1", "", "1_0"])
+def test_a_last_event_id_that_is_no_number_of_ours_is_a_gap_of_unknown_length(fabric: object, number: str) -> None:
+    first = sse.EventStream(("a",))
+    found = sse.position(first.subscription, "a")
+    assert found is not None
+    made = sse.EventStream(("a",), last_event_id=f"{found[0]}-{number}")
+    (gap,) = parse(next(made))
+    assert (gap.type, gap.data) == ("gap", '{"channel":"a","missed":null}')
+    first.close()
     made.close()
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import pytest
+from itsdangerous import URLSafeTimedSerializer
 
 from channels.web.tokens import BadToken, Tokens
 
 
 def test_channels_and_facts_come_back() -> None:
     tokens = Tokens("secret")
-    token = tokens.sign("room:1", "news:*", facts={"user": 7})
-    assert tokens.check(token, 60) == (["room:1", "news:*"], {"user": 7})
+    token = tokens.sign("room:1", "news:*", prefixes=["user:7:"], facts={"user": 7})
+    leave = tokens.check(token, 60)
+    assert leave == (["room:1", "news:*"], ["user:7:"], {"user": 7})
+    assert (leave.channels, leave.prefixes, leave.facts) == leave
     assert all(character.isalnum() or character in "-_." for character in token)
 
 
@@ -28,6 +31,18 @@ def test_another_key_gives_no_leave_and_an_old_one_still_does() -> None:
     with pytest.raises(BadToken):
         Tokens("new").check(token)
     assert Tokens(["old", "new"]).check(token)[0] == ["room:1"]
+
+
+def test_a_token_of_the_same_key_for_something_else_gives_no_leave() -> None:
+    for salt in ("cookie-session", "itsdangerous", "itsdangerous.Signer"):
+        other = URLSafeTimedSerializer("secret", salt=salt).dumps([["room:1"], [], None])
+        with pytest.raises(BadToken, match="not signed here"):
+            Tokens("secret").check(other)
+
+
+def test_a_prefix_for_a_list_of_prefixes_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"prefixes=\('news:',\)"):
+        Tokens("secret").sign(prefixes="news:")
 
 
 def test_an_old_token_gives_no_leave() -> None:

@@ -102,7 +102,8 @@ def test_frames_of_many_greenlets_to_a_slow_client_are_never_mixed_or_cut(server
 
 
 def test_what_is_sent_to_joined_channels_and_prefixes_is_forwarded_in_order(server: Server) -> None:
-    with connect(url(server, "/join?channels=ws:a,ws:b*")) as one, connect(url(server, "/join?channels=ws:a")) as two:
+    asked = "/join?channels=ws:a&prefixes=ws:b"
+    with connect(url(server, asked)) as one, connect(url(server, "/join?channels=ws:a")) as two:
         assert one.recv(timeout=DEADLINE) == two.recv(timeout=DEADLINE) == "joined"
         for number in range(300):
             server.get(f"/send?channel=ws:a&data={number}") if number % 100 == 0 else one.send(str(number))
@@ -114,6 +115,15 @@ def test_what_is_sent_to_joined_channels_and_prefixes_is_forwarded_in_order(serv
         assert [int(text) for text in seen if int(text) % 100] == [n for n in range(300) if n % 100]
         server.get("/send?channel=ws:b:new&data=prefix")
         assert one.recv(timeout=DEADLINE) == "prefix"
+
+
+@pytest.mark.parametrize("how", ["", "&deflate=1"])
+def test_a_star_in_a_channel_s_name_is_a_star(server: Server, how: str) -> None:
+    with connect(url(server, f"/join?channels=star:*{how}")) as ws:
+        assert ws.recv(timeout=DEADLINE) == "joined"
+        server.get("/send?channel=star:secret&data=not+ours")
+        server.get("/send?channel=star:*&data=ours")
+        assert ws.recv(timeout=DEADLINE) == "ours"
 
 
 def test_a_channel_may_be_forwarded_as_binary(server: Server) -> None:

@@ -188,8 +188,10 @@ def test_the_name_of_an_event_reaches_the_stream(cluster):
 def _many_groups():
     streams = fresh()
     a, b, both, prefix = (
-        Peer(streams, native.WS_TEXT, *names) for names in (["g:a"], ["g:b"], ["g:a", "g:b"], ["g:*", "g:a"])
+        Peer(streams, native.WS_TEXT, *names) for names in (["g:a"], ["g:b"], ["g:a", "g:b"], ["g:a"])
     )
+    streams.join(prefix.stream, prefixes=["g:"])
+    assert streams.names(prefix.stream) == ["g:*", "g:a"]
     late = Peer(streams, native.WS_TEXT)
     send("g:a", b"1")
     send("g:b", b"2")
@@ -217,6 +219,28 @@ def _many_groups():
 
 def test_each_stream_gets_what_it_joined_once_and_in_order(cluster):
     cluster.workers[1].run(_many_groups)
+
+
+def _stars():
+    streams = fresh()
+    literal, both = Peer(streams, native.WS_TEXT, "star:*"), Peer(streams, native.WS_TEXT, "star:*")
+    streams.join(both.stream, prefixes=["star:"])
+    send("star:1", b"1")
+    send("star:*", b"2")
+    send("star:**", b"3")
+    settle(lambda: len(both.read()) == 9)
+    texts = [[payload for _, payload in frames(peer.read())] for peer in (literal, both)]
+    assert texts == [[b"2"], [b"1", b"2", b"3"]]
+    streams.leave(both.stream, prefixes=["star:"])
+    assert streams.names(both.stream) == ["star:*"]
+    send("star:1", b"4")
+    send("star:*", b"5")
+    settle(lambda: b"5" in both.read())
+    assert [payload for _, payload in frames(both.read())][3:] == [b"5"]
+
+
+def test_a_stream_s_names_are_literal_and_its_prefixes_are_its_own(cluster):
+    cluster.workers[1].run(_stars)
 
 
 def _moving(rounds):
@@ -256,7 +280,7 @@ def _taken_over():
     streams = fresh()
     peer = Peer(streams, native.SSE)
     streams.forget(peer.stream)
-    subscription = subscribe("taken", "takenover:*")
+    subscription = subscribe("taken", "takenover:", "takenover:*")  # a name that is a prefix, too
     send("taken", b"1", b"2")
     settle(lambda: subscription.pending == 2)
     send("takenover:x", b"3")  # on its way

@@ -321,6 +321,30 @@ def test_leaving_the_name_keeps_the_prefix_and_the_other_way_round(plain):
         worker.run(kept.call, left, "close")
 
 
+def test_with_prefixes_given_a_star_is_a_name_s_own(plain):
+    worker = plain.workers[1]
+    worker.run(kept.open_subscription, "s", "room:*", prefixes=())
+    worker.run(kept.open_subscription, "t", "room:*", prefixes=("room:1", b"x"))
+    plain.workers[2].run(kept.send, "room:secret", b"not theirs")
+    plain.workers[2].run(kept.send, "room:1", b"prefix")
+    plain.workers[2].run(kept.send, "room:*", b"literal")
+    assert worker.run(kept.waiting, "s") == [b"literal"]
+    assert worker.run(kept.waiting, "t") == [b"prefix", b"literal"]
+    assert worker.run(kept.call, "t", "names") == ["room:*"]
+    assert worker.run(kept.call, "t", "prefixes") == ["room:1", "x"]
+    worker.run(leave_literally, "t", "room:*")
+    assert worker.run(kept.call, "t", "channels") == ["room:1*", "x*"]
+
+
+def leave_literally(key, name):
+    kept.subscriptions[key].leave(name, prefixes=())
+
+
+def test_a_string_for_a_list_of_prefixes_is_refused(plain):
+    with pytest.raises(TypeError, match=r"prefixes=\('news:',\)"):
+        plain.workers[1].run(kept.open_subscription, "s", prefixes="news:")
+
+
 def test_overlapping_prefixes_give_each_message_once(plain):
     plain.workers[1].run(kept.open_subscription, "s", "a*", "ab*", "*")
     plain.workers[2].run(kept.send, "abc", b"x")
