@@ -9,6 +9,7 @@ import json
 import os
 import socket
 import stat
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -57,6 +58,11 @@ def path_for(pid: int) -> Path:
 def make_directory(path: Path) -> None:
     """Ours alone, or an error: somebody else's directory in /tmp is not to be trusted.  Raises OSError."""
     path.mkdir(mode=0o700, exist_ok=True)
+    check_directory(path)
+
+
+def check_directory(path: Path) -> None:
+    """Raises OSError when others could have put something there."""
     found = path.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
         raise PermissionError(f"{path} is not a directory of this user's alone")
@@ -66,6 +72,12 @@ def find(pid: int | None, path: str | None) -> Path:
     """The socket of a running master: the one asked for, or the only one there is.  Raises NoMaster."""
     if path:
         return Path(path)
+    try:
+        check_directory(directory())
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise NoMaster(f"{error}; remove it, or say which socket: --control-socket PATH") from None
     if pid is not None:
         return path_for(pid)
     running = []
@@ -84,6 +96,17 @@ def find(pid: int | None, path: str | None) -> Path:
     return running[0]
 
 
+def peer_uid(connection: socket.socket) -> int:
+    """Who is at the other end of a Unix socket (unix(7), SO_PEERCRED); of a listener, who opened it."""
+    uid: int = struct.unpack("iii", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1]
+    return uid
+
+
+def _is_trusted(connection: socket.socket) -> bool:
+    """Root may talk to anybody's master; others tell nobody but themselves and root what they send."""
+    return os.geteuid() == 0 or peer_uid(connection) in (0, os.geteuid())
+
+
 class Conversation:
     """One request and its answers."""
 
@@ -94,6 +117,9 @@ class Conversation:
         except OSError as error:
             self._socket.close()
             raise NoMaster(f"cannot talk to the master at {path}: {error.strerror}") from None
+        if not _is_trusted(self._socket):
+            self._socket.close()
+            raise NoMaster(f"whoever listens at {path} is neither this user nor root")
         self._file: BinaryIO = self._socket.makefile("rb")
         self._socket.sendall(json.dumps(request).encode() + b"\n" + body)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import stat
 import sys
 from typing import TextIO
 
@@ -25,10 +27,8 @@ class _Handler(logging.StreamHandler):  # type: ignore[type-arg]  # generic in t
         self.setFormatter(logging.Formatter(FORMAT, TIME_FORMAT))
 
     def _open(self) -> TextIO:
-        file = open(self.path, "a", encoding="utf-8", errors="replace")  # noqa: SIM115
-        if self._owner is not None and os.geteuid() == 0:
-            os.fchown(file.fileno(), *self._owner)
-        return file
+        fd = open_log(self.path, self._owner if os.geteuid() == 0 else None)
+        return open(fd, "a", encoding="utf-8", errors="replace")
 
     def reopen(self) -> None:
         if self.path not in ("", "-"):
@@ -41,6 +41,28 @@ class _Handler(logging.StreamHandler):  # type: ignore[type-arg]  # generic in t
         """Another one follows."""
         if self.path not in ("", "-"):
             self.stream.close()
+
+
+def open_log(path: str, owner: tuple[int, int] | None) -> int:
+    """A descriptor for appending; the file is made if there is none.  Raises OSError.
+
+    With an `owner`, whom the file is given to, this is root writing where somebody else may, too: then a symbolic link
+    is followed only if it is root's, and nothing but a plain file with one name is given away.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY
+    if owner is None:
+        return os.open(path, flags, 0o666)
+    is_link = os.path.islink(path)
+    if is_link and os.lstat(path).st_uid != 0:
+        raise PermissionError(errno.EPERM, "a symbolic link that is not root's is not followed", path)
+    fd = os.open(path, flags | (0 if is_link else os.O_NOFOLLOW), 0o666)
+    found = os.fstat(fd)
+    if not is_link and stat.S_ISREG(found.st_mode) and found.st_uid != owner[0]:
+        if found.st_nlink != 1:
+            os.close(fd)
+            raise PermissionError(errno.EPERM, "a file with several names is not given away", path)
+        os.fchown(fd, *owner)
+    return fd
 
 
 def setup(level: str, path: str = "", owner: tuple[int, int] | None = None) -> None:

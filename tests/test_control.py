@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +21,19 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     control.make_directory(control.directory())
     yield control.directory()
+
+
+NOBODY, STRANGER = 65534, 65533
+
+
+@contextlib.contextmanager
+def effective(uid: int) -> Iterator[None]:
+    """As this user, for a while."""
+    os.seteuid(uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
 
 
 class FakeMaster:
@@ -81,6 +96,40 @@ def test_none_and_several_masters_are_told_with_what_to_do(place: Path) -> None:
     assert control.find(8, None) == place / "8.sock" and control.find(8, "/x") == Path("/x")
     for master in masters:
         master.listener.close()
+
+
+def test_nobody_is_looked_for_where_others_could_have_put_a_socket(place: Path) -> None:
+    master = FakeMaster(place / "2.sock")
+    place.chmod(0o755)
+    for pid in (None, 2):
+        with pytest.raises(control.NoMaster, match=r"not a directory of this user's alone; .*--control-socket PATH"):
+            control.find(pid, None)
+    assert control.find(None, str(place / "2.sock")) == place / "2.sock"
+    master.listener.close()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs a second user")
+def test_nothing_is_told_to_a_stranger_who_listens() -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o777)
+        path = Path(directory, "2.sock")
+
+        def talk(listener: int, client: int) -> tuple[str, int]:
+            path.unlink(missing_ok=True)
+            with effective(listener):
+                master = FakeMaster(path, b"{}\n")
+            path.chmod(0o777)
+            try:
+                with effective(client), control.Conversation(path, {"do": "send"}) as conversation:
+                    return str(conversation.answer()), len(master.asked)
+            except control.NoMaster as error:
+                return str(error), len(master.asked)
+            finally:
+                master.listener.close()
+
+        for listener, client in ((0, 0), (0, NOBODY), (NOBODY, NOBODY), (NOBODY, 0)):
+            assert talk(listener, client) == ("{}", 1)
+        assert talk(STRANGER, NOBODY) == (f"whoever listens at {path} is neither this user nor root", 0)
 
 
 def test_a_request_is_a_line_and_answers_are_lines(place: Path) -> None:

@@ -101,3 +101,25 @@ def test_the_file_belongs_to_whom_it_is_given_also_after_a_rotation(tmp_path: Pa
 def test_a_place_that_cannot_be_written_is_the_callers_to_tell(tmp_path: Path) -> None:
     with pytest.raises(OSError):
         logs.setup("info", str(tmp_path / "none" / "log"))
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root gives files away")
+def test_root_follows_no_link_of_others_and_gives_away_no_file_of_its_own(tmp_path: Path) -> None:
+    owner = (65534, 65534)
+    precious = tmp_path / "precious"
+    precious.write_text("x")
+    link, twin = tmp_path / "link", tmp_path / "twin"
+    link.symlink_to(precious)
+    os.lchown(link, *owner)
+    os.link(precious, twin)
+    for path in (link, twin):
+        with pytest.raises(PermissionError):
+            logs.setup("info", str(path), owner)
+    os.lchown(link, 0, 0)
+    os.close(logs.open_log(str(link), owner))  # root's own link
+    assert precious.stat().st_uid == 0 and precious.read_text() == "x"
+    logs.setup("info", str(tmp_path / "log"), owner)
+    assert (tmp_path / "log").stat().st_uid == owner[0]
+    logs.reopen()
+    os.close(logs.open_log("/dev/null", owner))
+    assert os.stat("/dev/null").st_uid == 0

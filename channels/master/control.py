@@ -9,7 +9,6 @@ import json
 import logging
 import os
 import socket
-import struct
 from typing import Any
 
 import gevent
@@ -59,11 +58,13 @@ class ControlSocket:
                     return
                 line = _read_line(connection)
                 request = json.loads(line)
+                if not isinstance(request, dict):
+                    raise ValueError("a request is an object")
                 if request.get("do") in FOR_WORKERS:
                     self._pass_on(connection, line)
                 else:
                     self._say(connection, self._answer(request))
-        except (ChannelsError, ValueError, KeyError, TypeError) as error:
+        except (ChannelsError, ValueError, KeyError, TypeError, RecursionError) as error:
             self._say(connection, {"error": str(error) or type(error).__name__})
         except OSError as error:
             log.debug("control socket: %s", error)
@@ -72,9 +73,8 @@ class ControlSocket:
 
     @staticmethod
     def _is_allowed(connection: Socket) -> bool:
-        """The socket's mode keeps others out; its owner and root come in (unix(7), SO_PEERCRED)."""
-        _, uid, _ = struct.unpack("iii", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        return uid in (0, os.getuid())
+        """The socket's mode keeps others out; its owner and root come in."""
+        return control.peer_uid(connection) in (0, os.getuid())
 
     @staticmethod
     def _say(connection: Socket, answer: dict[str, Any]) -> None:

@@ -26,9 +26,11 @@ class PidFile:
             raise BadSetting("pid", self.path, f"process {other} is running already; stop it or remove the file")
         fresh = f"{self.path}.{os.getpid()}"
         try:
-            with open(fresh, "w") as file:
+            _remove(fresh)  # of a master that was killed here, or a trap: nothing is ever written through a link
+            fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+            with open(fd, "w") as file:
                 file.write(f"{os.getpid()}\n")
-            os.chmod(fresh, 0o644)
+                os.fchmod(fd, 0o644)
             os.rename(fresh, self.path)
         except OSError as error:
             raise BadSetting("pid", self.path, f"cannot be written: {error.strerror}") from None
@@ -36,7 +38,8 @@ class PidFile:
     def read(self) -> int | None:
         """Whose it is; None when that cannot be told."""
         try:
-            with open(self.path) as file:
+            # Without waiting: what stands there may be anything, a pipe included.
+            with open(os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)) as file:
                 pid = int(file.read(32).strip())
                 return pid if pid > 0 else None
         except (OSError, ValueError):
@@ -55,7 +58,7 @@ class PidFile:
         for path in (self.path, self.path + OLD_SUFFIX):
             if PidFile(path).read() == os.getpid():
                 try:
-                    os.unlink(path)
+                    _remove(path)
                 except OSError:
                     pass
 
@@ -65,3 +68,10 @@ class PidFile:
                 os.rename(old, new)
             except OSError:
                 pass
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass

@@ -26,7 +26,7 @@ def serve(line: bytes, fd: int, message_max: int) -> None:
     try:
         request = json.loads(line)
         {"tail": _tail, "send": _send, "alert": _alert}[request["do"]](connection, request, message_max)
-    except (ChannelsError, ValueError, KeyError, TypeError) as error:
+    except (ChannelsError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         _say(connection, {"error": str(error) or type(error).__name__})
     except OSError as error:
         log.debug("control: whoever asked has gone: %s", error)

@@ -152,6 +152,6 @@ def adopt(server: Server, data: bytes, fd: int) -> None:
         with socket.socket(fileno=os.dup(fd)) as looked:
             unix = looked.family == socket.AF_UNIX
         server.adopt(fd, read, "" if unix else (host, int(port or 0)))
-    except OSError as error:
+    except (OSError, ValueError) as error:
         log.warning("a connection that was passed on cannot be taken: %s", error)
         os.close(fd)

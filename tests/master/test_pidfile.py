@@ -67,6 +67,23 @@ def test_a_new_masters_file_is_not_overwritten_by_the_old_one_stepping_back(tmp_
     assert path.read_text() == "1\n" and not (tmp_path / "pid.oldbin").exists()
 
 
+def test_nothing_is_written_through_a_link_that_lies_in_wait(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    victim.chmod(0o600)
+    (tmp_path / f"pid.{os.getpid()}").symlink_to(victim)
+    (tmp_path / "pid").symlink_to(victim)
+    PidFile(str(tmp_path / "pid")).write()
+    assert (victim.read_text(), victim.stat().st_mode & 0o777) == ("precious", 0o600)
+    assert not (tmp_path / "pid").is_symlink() and (tmp_path / "pid").read_text() == f"{os.getpid()}\n"
+
+
+def test_a_pipe_in_its_place_is_replaced_without_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pid")
+    PidFile(str(tmp_path / "pid")).write()
+    assert (tmp_path / "pid").read_text() == f"{os.getpid()}\n"
+
+
 def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     with pytest.raises(BadSetting, match="cannot be written: No such file or directory"):
         PidFile(str(tmp_path / "none" / "pid")).write()
