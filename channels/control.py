@@ -5,11 +5,11 @@ Runs in: the command `channels`, and, for the path, the router.
 
 from __future__ import annotations
 
+import array
 import json
 import os
 import socket
 import stat
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -98,7 +98,7 @@ def find(pid: int | None, path: str | None) -> Path:
 
 def peer_uid(connection: socket.socket) -> int:
     """Who is at the other end of a Unix socket (unix(7), SO_PEERCRED); of a listener, who opened it."""
-    uid: int = struct.unpack("iii", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1]
+    _, uid, _ = array.array("i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     return uid
 
 

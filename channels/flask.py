@@ -24,7 +24,7 @@ from channels import operate
 from channels.errors import ChannelsError
 from channels.web import sse as events
 from channels.web.tokens import BadToken, Leave, Tokens
-from channels.worker import alerts, api, subscription
+from channels.worker import alerts, api, naming
 from channels.worker import client as fabric
 
 try:
@@ -128,7 +128,7 @@ class Channels:
         config = current_app.config
         status, fields, body = events.stream(
             *map(self._name, channels),
-            prefixes=map(self._name, subscription.literal_prefixes(prefixes)),
+            prefixes=map(self._name, naming.literal_prefixes(prefixes)),
             retry=config["CHANNELS_RETRY"] if retry is None else retry,
             heartbeat=config["CHANNELS_HEARTBEAT"] if heartbeat is None else heartbeat,
             filter=filter,

@@ -46,7 +46,6 @@ UNTESTED = {
 
 # A struct format outside core/ speaks to the kernel or to a wire, never to the segment.
 STRUCT_ALLOWED = {
-    "channels/master/control.py": "struct ucred of unix(7)",
     "channels/master/listeners.py": "struct sock_fprog of socket(7)",
     "channels/master/routing.py": "the spill's export to the next router",
 }

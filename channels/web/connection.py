@@ -27,7 +27,7 @@ from channels.web.transport import Transport
 from channels.web.upgrade import Upgraded
 from channels.web.wire import binary_frames, frame, gap_text, text_frames, text_opcode
 from channels.worker import client as fabric
-from channels.worker import streams, subscription
+from channels.worker import naming, streams, subscription
 from channels.worker.subscription import Message, Subscription
 
 log = logging.getLogger("channels")
@@ -168,7 +168,7 @@ class WebSocket:
             self._binary_prefixes.pop(prefix, None)
 
     def _named(self, channels: Iterable[str], prefixes: Iterable[str]) -> tuple[list[str], list[str]]:
-        beginnings = subscription.literal_prefixes(prefixes)
+        beginnings = naming.literal_prefixes(prefixes)
         return [self.prefix + name for name in channels], [self.prefix + prefix for prefix in beginnings]
 
     def close(self, code: int = 1000, reason: str = "") -> None:

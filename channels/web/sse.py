@@ -17,7 +17,7 @@ from channels.errors import Draining
 from channels.web.frames import FrameCache
 from channels.web.pulse import pulse
 from channels.worker import client as fabric
-from channels.worker import subscription
+from channels.worker import naming, subscription
 from channels.worker.api import encode
 from channels.worker.streams import SSE_HEARTBEAT, StreamStart
 from channels.worker.subscription import Message, Subscription
@@ -316,7 +316,7 @@ def stream(
     Raises:
         ChannelTableFull, RouterUnavailable, BadChannelName, ValueError, NotAttached.
     """
-    prefixes = subscription.literal_prefixes(prefixes)
+    prefixes = naming.literal_prefixes(prefixes)
     if not channels and not prefixes:
         raise ValueError("a stream needs at least one channel or prefix")
     asked = environ or {}

@@ -15,40 +15,14 @@ import gevent
 from greenlet import getcurrent
 
 from channels.core import native
-from channels.errors import BadChannelName, ClientGone, Draining, StreamEnded, SubscriptionClosed
+from channels.errors import ClientGone, Draining, StreamEnded, SubscriptionClosed
 from channels.worker import client as fabric
+from channels.worker import naming
 from channels.worker.room import Timer
 
 POLICIES = {"drop_oldest": native.DROP_OLDEST, "drop_newest": native.DROP_NEWEST, "close": native.CLOSE}
 
 Message = native.Message
-
-
-def _text(name: str | bytes) -> str:
-    """A name or prefix as text; what else has to be true of it is checked without its `*`."""
-    if isinstance(name, bytes):
-        try:
-            return name.decode()
-        except UnicodeDecodeError:
-            raise BadChannelName(name, "is not UTF-8") from None
-    if not isinstance(name, str):
-        raise TypeError(f"a channel's name is str or UTF-8 bytes, not {type(name).__name__}")
-    return name
-
-
-def sort_out(names: Iterable[str | bytes], prefixes: Iterable[str | bytes] | None) -> list[tuple[str, bool]]:
-    """(text, whether it is a prefix) of each: with `prefixes`, even none, a trailing `*` is a name's own."""
-    given = [_text(name) for name in names]
-    if prefixes is None:
-        return [(name[:-1], True) if name[-1:] == "*" else (name, False) for name in given]
-    return [(name, False) for name in given] + [(prefix, True) for prefix in literal_prefixes(prefixes)]
-
-
-def literal_prefixes(prefixes: Iterable[str | bytes]) -> list[str]:
-    """As text.  Raises TypeError for a single string, which would be as many prefixes as it has letters."""
-    if isinstance(prefixes, (str, bytes)):
-        raise TypeError(f"prefixes are given as a tuple, as in prefixes=({prefixes!r},)")
-    return [_text(prefix) for prefix in prefixes]
 
 
 class Subscription(native.Queue):
@@ -70,7 +44,7 @@ class Subscription(native.Queue):
 
     # ---- joining ----
 
-    def join(self, *names: str | bytes, prefixes: Iterable[str | bytes] | None = None) -> None:
+    def join(self, *channels: str | bytes, prefixes: Iterable[str | bytes] | None = None) -> None:
         """Join channels, and every channel with one of these prefixes, those that come later included.
 
         Done when it returns.  Waits cooperatively for the router.  Names and `prefixes` as for subscribe(): where a
@@ -81,7 +55,7 @@ class Subscription(native.Queue):
             RouterUnavailable: No answer within `settings.join_timeout`.
             BadChannelName, SubscriptionClosed.
         """
-        for text, is_prefix in sort_out(names, prefixes):
+        for text, is_prefix in naming.sort_out(channels, prefixes):
             if self.closed:
                 raise SubscriptionClosed()
             if is_prefix:
@@ -89,9 +63,9 @@ class Subscription(native.Queue):
             else:
                 self._client.membership.join(self, text)
 
-    def leave(self, *names: str | bytes, prefixes: Iterable[str | bytes] | None = None) -> None:
+    def leave(self, *channels: str | bytes, prefixes: Iterable[str | bytes] | None = None) -> None:
         """Leave what join() joined with these arguments, and forget what waits of it.  Does not wait."""
-        for text, is_prefix in sort_out(names, prefixes):
+        for text, is_prefix in naming.sort_out(channels, prefixes):
             if is_prefix:
                 self._client.membership.leave_prefix(self, text)
             else:
