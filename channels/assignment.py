@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import socket
 from collections.abc import Sequence
 from typing import Any, Callable
@@ -29,6 +30,14 @@ class Assignment:
     listeners: Sequence[socket.socket]
     link: socket.socket  # to the supervisor
     application: Callable[..., Any] | None  # imported already, with preload_app
+
+    def let_go(self) -> None:
+        """Close what only others need: whoever takes this worker over shall not write to their regions, nor take the
+        connections that are passed to them."""
+        self.segment.forget_fd()
+        for slot, inbox in enumerate(self.inboxes):
+            if slot != self.slot:
+                os.close(inbox.read)
 
     def drop_privileges(self) -> None:
         """Become the user of the settings.  Raises BadSetting, OSError."""

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -152,27 +153,46 @@ enum segment_status segment_attach(struct segment *self, int fd) {
     return SEGMENT_OK;
 }
 
+/* Read-only for good: what is mapped from a descriptor that cannot write, mprotect() cannot make writable.  Where /proc
+ * is not mounted there is no such descriptor, and the mapping is merely protected. */
+static bool map_read_only(struct segment *self, uint64_t from, uint64_t to) {
+    if (from == to)
+        return true;
+    char path[32];
+    snprintf(path, sizeof path, "/proc/self/fd/%d", self->fd);
+    int fd = self->fd < 0 ? -1 : open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return mprotect(self->base + from, to - from, PROT_READ) == 0;
+    void *mapped = mmap(self->base + from, to - from, PROT_READ, MAP_SHARED | MAP_FIXED, fd, (off_t)from);
+    int error = errno;
+    close(fd);
+    errno = error;
+    return mapped != MAP_FAILED;
+}
+
 enum segment_status segment_enter(struct segment *self, enum segment_role role, uint32_t slot) {
-    uint8_t *own = NULL;
-    uint64_t size = 0;
+    uint64_t own = self->at.size, end = self->at.size;
     if (role == ROLE_SUPERVISOR) {
-        own = (uint8_t *)segment_supervisor(self);
-        size = self->at.router_offset - self->at.supervisor_offset;
+        own = self->at.supervisor_offset;
+        end = self->at.router_offset;
     } else if (role == ROLE_ROUTER) {
-        own = (uint8_t *)segment_router(self);
-        size = self->at.router_size;
+        own = self->at.router_offset;
+        end = own + self->at.router_size;
     } else if (role == ROLE_WORKER) {
         if (slot == ROUTER_SLOT || slot >= self->at.slots)
             return SEGMENT_BAD_SIZES;
-        own = segment_worker_base(self, slot);
-        size = self->at.worker_size;
+        own = (uint64_t)(segment_worker_base(self, slot) - self->base);
+        end = own + self->at.worker_size;
     }
-    if (mprotect(self->base, self->at.size, PROT_READ) != 0)
+    if (role == ROLE_SUPERVISOR) { /* its children are the ones who inherit on purpose */
+        bool done = mprotect(self->base, self->at.size, PROT_READ) == 0 &&
+                    mprotect(self->base + own, end - own, PROT_READ | PROT_WRITE) == 0;
+        return done ? SEGMENT_OK : SEGMENT_SYSTEM;
+    }
+    if (!map_read_only(self, 0, own) || !map_read_only(self, end, self->at.size) ||
+        (own != end && mprotect(self->base + own, end - own, PROT_READ | PROT_WRITE) != 0))
         return SEGMENT_SYSTEM;
-    if (own != NULL && mprotect(own, size, PROT_READ | PROT_WRITE) != 0)
-        return SEGMENT_SYSTEM;
-    if (role == ROLE_SUPERVISOR)
-        return SEGMENT_OK; /* its children are the ones who inherit on purpose */
+    (void)madvise(self->base, self->at.size, MADV_DONTDUMP);
     /* Whatever a worker forks must not be able to write here: then "reaped" means "no writer left" (HAZARDS H11). */
     if (madvise(self->base, self->at.size, MADV_DONTFORK) != 0)
         return SEGMENT_SYSTEM;

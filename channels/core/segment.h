@@ -41,7 +41,8 @@ enum segment_status segment_geometry(const struct segment_config *config, struct
 enum segment_status segment_create(struct segment *self, const struct segment_config *config,
                                    const uint64_t hash_key[2], uint64_t epoch_us);
 enum segment_status segment_attach(struct segment *self, int fd);
-/* Own region writable, everything else read-only; children of anyone but the supervisor inherit nothing. */
+/* Own region writable, everything else read-only; children of anyone but the supervisor inherit nothing.  Whoever keeps
+ * no descriptor of the segment (see Segment.forget_fd) cannot undo it. */
 enum segment_status segment_enter(struct segment *self, enum segment_role role, uint32_t slot);
 void segment_unmap(struct segment *self);
 

@@ -115,6 +115,12 @@ cdef class Segment:
         """Unmap; the descriptor stays open."""
         segment_unmap(&self.c)
 
+    def forget_fd(self):
+        """Close the descriptor, by which all of it could be mapped for writing again; the mapping stays."""
+        if self.c.fd >= 0:
+            os.close(self.c.fd)
+            self.c.fd = -1
+
     @property
     def fd(self):
         return self.c.fd

@@ -58,6 +58,7 @@ class RouterProcess:
         """
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # whoever signals the whole group means the others first
         self.segment.enter("router")
+        self.segment.forget_fd()
         identity.drop_privileges(self.settings.user, self.settings.group)
         spilled: Spilled = {}
         if candidate:

@@ -46,6 +46,7 @@ def run(given: Assignment, extensions: Sequence[str] = ()) -> int:
         application.set_environment(settings.raw_env)
         given.hooks.call("post_fork", server=server, worker=facts)
         mine = client.attach(given.segment, given.eventfds, given.slot, given.generation, settings)
+        given.let_go()
         given.drop_privileges()
         extended = [importlib.import_module(name).extension() for name in extensions]
         for extension in extended:
