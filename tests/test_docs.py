@@ -69,7 +69,25 @@ def test_an_echo_that_used_flask_sock_works(tmp_path: Path) -> None:
         assert ws.recv(timeout=DEADLINE) == "hello"
 
 
-@pytest.mark.parametrize("page", ["quickstart.md", "from-flask-sse.md", "from-flask-sock.md", "behind-nginx.md"])
+def test_the_chat_for_uwsgi_talks_between_workers(tmp_path: Path) -> None:
+    Path(tmp_path, "documented.py").write_text(blocks("from-uwsgi.md")[0])
+    with Server("documented:application", workers=3, directory=tmp_path) as server, contextlib.ExitStack() as stack:
+        url = server.url.replace("http", "ws")
+        clients = [stack.enter_context(connect(url)) for _ in range(6)]
+        for number, client in enumerate(clients):
+            client.send(f"from {number}")  # answered when it has joined, and then so have all before it
+            for other in clients[: number + 1]:
+                while other.recv(timeout=DEADLINE) != f"from {number}":
+                    pass
+        clients[0].send("last")
+        for client in clients:
+            while client.recv(timeout=DEADLINE) != "last":
+                pass
+
+
+@pytest.mark.parametrize(
+    "page", ["quickstart.md", "from-flask-sse.md", "from-flask-sock.md", "from-uwsgi.md", "behind-nginx.md"]
+)
 def test_links_between_pages_lead_somewhere(page: str) -> None:
     text = Path(ROOT, "docs", page).read_text()
     assert not [link for link in re.findall(r"\]\(([^)#:]+)\)", text) if not Path(ROOT, "docs", link).exists()]

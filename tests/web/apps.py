@@ -76,6 +76,8 @@ def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]
             ws.receive()
 
         return websocket.serve(environ, start_response, many)
+    if path == "/sleep":
+        gevent.sleep(3600)
     if path == "/fail":
 
         def fail(ws: WebSocket) -> None:

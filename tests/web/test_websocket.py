@@ -234,6 +234,21 @@ def test_a_reload_closes_with_1012_and_a_stop_with_1001(path: str) -> None:
         assert mine.wait_exit() == 0
 
 
+def test_a_request_s_timeout_is_not_for_a_websocket() -> None:
+    options = ("--request-timeout", "0.3")
+    with Server("tests.web.apps:application", *options, workers=1) as mine, connect(url(mine, "/echo")) as ws:
+        assert too_long(mine)  # which began later
+        ws.send("still here")
+        assert ws.recv(timeout=DEADLINE) == "still here"
+
+
+def too_long(server: Server) -> bool:
+    """When a request that never ends has been ended."""
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        server.get("/sleep")
+    return caught.value.code == 504
+
+
 # ---- what clients do wrong ----
 
 

@@ -134,12 +134,14 @@ class Exchange:
     def upgrade(self) -> tuple[Any, bytes]:
         """Take the socket over, with what was read beyond the request: it speaks another protocol from here on.
 
-        The socket is a cooperative one.  It is closed when the application returns.
+        The socket is a cooperative one.  It is closed when the application returns.  `request_timeout` is no longer
+        for it.
         """
         if self.head_sent or self.taken:
             raise RuntimeError("the answer has begun: too late to take the socket over")
         self.taken = True
         self.keep_alive = False
+        self.connection.server.running.entries.pop(self, None)
         return self.connection.hand_over()
 
     def give_away(self) -> bool:

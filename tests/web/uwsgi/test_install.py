@@ -1,23 +1,71 @@
 from __future__ import annotations
 
+import ast
+import importlib.metadata
+import re
 import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from channels.settings import make
 from channels.web.uwsgi import install, state
-from tests.server import Server
+from tests.server import ROOT, Server
 from tests.web.uwsgi.conftest import APPLICATION, Asked
 
-# Of the stub package types-uWSGI what is left out; docs/from-uwsgi.md lists the same.
-LEFT_OUT = [
-    "accepting", "alarm", "embedded_data", "i_am_the_lord", "listen_queue", "metric_get", "offload", "parsefile",
-    "route", "send_to_spooler", "spool", "snmp_set_counter32", "sharedarea_object", "start_response", "async_connect",
-]  # fmt: skip
+PAGE = Path(ROOT, "docs", "from-uwsgi.md").read_text()
+NAME = re.compile(r"`([A-Za-z_]\w*)`")
+ASSIGNED = {"post_fork_hook"}  # by the application: there is none before
+
+
+def listed(title: str) -> set[str]:
+    """Names in the items of a section of the page."""
+    section = PAGE.split(f"## {title}\n", 1)[1].split("\n## ", 1)[0]
+    items = [item.split("; ", 1)[0] for item in re.split(r"\n(?=- |\n)", section) if item.startswith("- ")]
+    return set(NAME.findall("\n".join(items)))
+
+
+def stubs() -> set[str]:
+    """Public names of the stub package types-uWSGI."""
+    try:
+        files = importlib.metadata.files("types-uWSGI") or []
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("types-uWSGI is not installed")
+    (path,) = [file for file in files if file.as_posix() == "uwsgi-stubs/__init__.pyi"]
+    found = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            found.add(node.name)
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            found.add(node.target.id)
+        elif isinstance(node, ast.Assign):
+            found |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+    return {name for name in found if not name.startswith("_")}
+
+
+@pytest.fixture
+def module(monkeypatch: pytest.MonkeyPatch) -> Iterator[types.ModuleType]:
+    """As it is with the default settings."""
+    monkeypatch.setattr(state, "_state", None)
+    monkeypatch.delitem(sys.modules, "uwsgi", raising=False)
+    yield install.provide(make([{}]))
+    monkeypatch.delitem(sys.modules, "uwsgi")
+
+
+def test_the_page_lists_exactly_what_is_there(module: types.ModuleType) -> None:
+    there = {name for name in vars(module) if not name.startswith("__")}
+    assert listed("What is there") == there
+
+
+def test_the_page_lists_everything_of_uwsgi_s_that_is_not(module: types.ModuleType) -> None:
+    there = {name for name in vars(module) if not name.startswith("__")}
+    assert listed("What is left out") == stubs() - there - ASSIGNED
 
 
 def test_what_is_left_out_raises_attributeerror_and_says_where_to_look(server: Asked) -> None:
-    for name in LEFT_OUT:
+    for name in sorted(listed("What is left out")):
         assert "from-uwsgi.md" in server.ask(f"uwsgi.{name}")
     assert server.ask("hasattr(uwsgi, 'spool')") is False
 
