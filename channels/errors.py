@@ -91,14 +91,17 @@ class RingFull(ChannelsError, TimeoutError):
 
 
 class ChannelTableFull(ChannelsError, RuntimeError):
-    """There are as many channels as the table has rows; nothing was joined or sent."""
+    """The table has no row for another channel, or none for this worker, which has had more than its share of them.
+
+    Nothing was joined or sent.
+    """
 
     def __init__(self, rows: int) -> None:
         super().__init__(rows)
         self.rows = rows
 
     def __str__(self) -> str:
-        return f"all {self.rows} rows of the channel table are taken; raise the setting `channels_max`"
+        return f"of the channel table's {self.rows} rows none is left for this worker; raise the setting `channels_max`"
 
 
 class RouterUnavailable(ChannelsError, TimeoutError):

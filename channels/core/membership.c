@@ -7,6 +7,7 @@
 #include "fanout.h"
 
 #define EVICT_LOOKS 4096u
+#define RESERVE 8u /* one in so many rows is kept for workers that have made less than their share (HAZARDS H43) */
 
 static void note_row(struct router *self, uint32_t row) {
     if (!self->journal_on || self->journal_lost)
@@ -24,7 +25,20 @@ static void note_row(struct router *self, uint32_t row) {
     self->journal[self->journal_count++] = row;
 }
 
+void membership_made_by(struct router *self, uint32_t slot, uint32_t row) {
+    if (self->shadow[row].maker != 0)
+        return;
+    self->shadow[row].maker = (uint16_t)slot;
+    self->shadow[row].maker_generation = (uint16_t)self->lane[slot].generation;
+    self->lane[slot].made++;
+}
+
 static void free_row(struct router *self, uint32_t row) {
+    struct row_shadow *shadow = &self->shadow[row];
+    struct lane *maker = &self->lane[shadow->maker];
+    if (shadow->maker != 0 && shadow->maker_generation == (uint16_t)maker->generation && maker->made != 0)
+        maker->made--;
+    shadow->maker = 0;
     table_free(&self->table, row);
     note_row(self, row);
     shared_store(&self->control->count.rows_used, self->table.used);
@@ -71,18 +85,25 @@ static bool evict(struct router *self) {
     return false;
 }
 
-static uint32_t make_row(struct router *self, const uint8_t *name, size_t length, bool prefix) {
+/* While there is plenty everyone may have all; of the last rows nobody may have more than its share. */
+static bool may_make(const struct router *self, uint32_t slot) {
+    uint32_t rows = self->segment->at.rows;
+    return self->table.used < rows - rows / RESERVE || self->lane[slot].made < rows / self->live_count;
+}
+
+static uint32_t make_row(struct router *self, uint32_t slot, const uint8_t *name, size_t length, bool prefix) {
     uint64_t epoch = shared_load(&self->control->last_epoch) + 1;
     if (epoch < self->now_real_ns / 1000)
         epoch = self->now_real_ns / 1000;
     shared_store(&self->control->last_epoch, epoch);
     uint32_t row = ROW_NONE;
-    if (table_make(&self->table, name, length, prefix, epoch, &row) != TABLE_OK &&
+    if ((!may_make(self, slot) || table_make(&self->table, name, length, prefix, epoch, &row) != TABLE_OK) &&
         (!evict(self) || table_make(&self->table, name, length, prefix, epoch, &row) != TABLE_OK)) {
         shared_add(&self->control->count.table_full, 1);
         return ROW_NONE;
     }
     self->shadow[row] = (struct row_shadow){.used_ns = self->now_ns};
+    membership_made_by(self, slot, row);
     for (uint32_t i = 0; i < self->live_count; i++) /* who is in it already by a prefix */
         if (bit_get(segment_row(self->segment, row)->words, self->live[i]))
             self->lane[self->live[i]].member[row / 64] |= 1ull << (row % 64);
@@ -148,7 +169,7 @@ static void join(struct router *self, uint32_t slot, const struct record *header
     }
     uint32_t row = table_find(&self->table, name, length, false);
     if (row == ROW_NONE)
-        row = make_row(self, name, length, false);
+        row = make_row(self, slot, name, length, false);
     if (row == ROW_NONE) {
         answer(self, slot, header, JOIN_TABLE_FULL, ROW_NONE);
         return;
@@ -278,7 +299,7 @@ void router_prefix(struct router *self, uint32_t slot, const uint32_t *rows, uin
         answer(self, slot, &header, JOIN_BAD_NAME, ROW_NONE);
     } else {
         if (row == ROW_NONE)
-            row = make_row(self, name, length, true);
+            row = make_row(self, slot, name, length, true);
         if (row != ROW_NONE) {
             enter_row(self, slot, row, true); /* first: rows that are made from here on inherit it */
             for (uint32_t i = 0; i < count; i++)

@@ -10,6 +10,8 @@
 
 /* One record that is not a message.  False: it stays first in its ring, an event says why. */
 bool membership_control(struct router *self, uint32_t slot, const struct record *header, const uint8_t *body);
+/* The row counts as made by this slot, if by nobody yet. */
+void membership_made_by(struct router *self, uint32_t slot, uint32_t row);
 /* The slot is in this row no more; an empty row is freed. */
 void membership_end(struct router *self, uint32_t slot, uint32_t row);
 /* Frees rows that a predecessor had emptied and not freed, or made for a JOIN that its death left undone. */

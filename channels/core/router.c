@@ -137,6 +137,7 @@ static bool attach(struct router *self, uint32_t slot, uint64_t generation) {
     lane->want = shared_load(&down->want);
     lane->generation = generation;
     lane->id = WORKER_ID(slot, generation);
+    lane->made = 0;
     lane->attached = true;
     lane->quarantined = lane->pending_prefix = lane->resync_due = lane->dying = false;
     self->live[self->live_count++] = slot;
@@ -290,8 +291,10 @@ static void restore_members(struct router *self, uint32_t slot) {
     for (uint32_t row = 0; row < self->segment->at.rows; row++)
         if (table_is_used(&self->table, row) &&
             (bit_get(segment_row(self->segment, row)->words, slot) ||
-             bit_get(row_exact(self->segment, segment_row(self->segment, row)), slot)))
+             bit_get(row_exact(self->segment, segment_row(self->segment, row)), slot))) {
             self->lane[slot].member[row / 64] |= 1ull << (row % 64);
+            membership_made_by(self, slot, row); /* as far as can be told now: by the first of those who are in it */
+        }
 }
 
 void router_bury(struct router *self, uint32_t slot, uint64_t generation) {
@@ -347,7 +350,8 @@ bool router_open(struct router *self, const struct segment *segment, const int *
     }
     shared_store(&self->control->count.rows_used, self->table.used);
     for (uint32_t row = 0; row < segment->at.rows; row++)
-        self->shadow[row] = (struct row_shadow){shared_load(&segment_row(segment, row)->sequence), now_ns, 0};
+        self->shadow[row] =
+            (struct row_shadow){.sequence = shared_load(&segment_row(segment, row)->sequence), .used_ns = now_ns};
     /* Nothing may be put into a ring before the open operation is finished: its marks tell by the tails who has got it.
      */
     (void)find_attached(self);

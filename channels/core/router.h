@@ -54,6 +54,7 @@ struct lane { /* the router's private side of one slot */
     uint64_t want;        /* our own epoch towards its reader */
     struct spill spill;
     uint64_t *member; /* bit per row: where this slot stands in a bitmap */
+    uint32_t made;    /* rows in use that it asked for */
     bool attached, quarantined, touched, pending_prefix, resync_due;
     bool behind; /* something for it is spilled, or it must be told of a loss */
     bool dying;  /* being buried: what it asked for itself is moot */
@@ -62,7 +63,9 @@ struct lane { /* the router's private side of one slot */
 struct row_shadow {
     uint64_t sequence; /* ahead of the row's while a batch is staged */
     uint64_t used_ns;
-    uint32_t waiting; /* messages of it that wait in a spill */
+    uint32_t waiting;          /* messages of it that wait in a spill */
+    uint16_t maker;            /* the slot that asked for the row; 0: nobody who lives */
+    uint16_t maker_generation; /* its lower bits */
 };
 
 struct router {

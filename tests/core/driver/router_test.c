@@ -117,6 +117,60 @@ TEST(a_full_table_is_told_to_that_caller) {
     world_free(world);
 }
 
+static uint32_t join_many(struct world *world, uint32_t slot, const char *letter, uint32_t count) {
+    uint32_t done = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        char name[16];
+        snprintf(name, sizeof name, "%s%u", letter, i);
+        CHECK_EQ(world_join(world, slot, name, 0, i), RING_OK);
+        world_settle(world);
+        done += world->worker[slot].joined_status == JOIN_OK;
+    }
+    return done;
+}
+
+TEST(a_worker_that_takes_all_it_can_leaves_rows_to_the_others) {
+    struct world *world = world_new(BIG_RING, 64);
+    world_start_worker(world, 1);
+    world_start_worker(world, 2);
+    world_settle(world);
+    CHECK_EQ(join_many(world, 1, "a", 80), 56);
+    CHECK_EQ(join_many(world, 2, "b", 10), 8);
+    for (uint32_t i = 0; i < 40; i++) { /* who gives back what it took may take again */
+        char name[16];
+        snprintf(name, sizeof name, "a%u", i);
+        CHECK_EQ(world_leave(world, 1, name), RING_OK);
+    }
+    world_settle(world);
+    CHECK_EQ(world->router.lane[1].made, 16);
+    CHECK_EQ(join_many(world, 1, "c", 60), 32);
+    CHECK_EQ(world->router.lane[1].made, 48);
+    world_free(world);
+}
+
+TEST(rows_of_a_dead_worker_are_nobodys_and_a_new_router_counts_them_again) {
+    struct world *world = world_new(BIG_RING, 64);
+    for (uint32_t slot = 1; slot <= 2; slot++)
+        world_start_worker(world, slot);
+    world_settle(world);
+    CHECK_EQ(join_many(world, 1, "a", 20), 20);
+    CHECK_EQ(join_many(world, 2, "a", 10), 10); /* rows that are there */
+    CHECK_EQ(world->router.lane[2].made, 0);
+    world_forget_router(world);
+    world_start_router(world);
+    world_settle(world);
+    CHECK_EQ(world->router.lane[1].made, 20);
+    world_kill_worker(world, 1);
+    world_bury(world, 1);
+    CHECK_EQ(world->router.table.used, 10);
+    world_start_worker(world, 1);
+    world_settle(world);
+    CHECK_EQ(world->router.lane[1].made, 0);
+    CHECK_EQ(join_many(world, 1, "b", 80), 46);
+    CHECK_EQ(join_many(world, 2, "c", 80), 8);
+    world_free(world);
+}
+
 /* ---- prefixes ---- */
 
 static void answer_prefix(struct world *world, uint32_t slot) {
