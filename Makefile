@@ -6,7 +6,7 @@ BIND ?= 127.0.0.1:8000
 WORKERS ?= 4
 NATIVE_SOURCES = $(filter-out channels/core/native.c,$(wildcard channels/core/*.c)) $(wildcard channels/core/*.h channels/core/*.pxi channels/core/*.pyx)
 
-.PHONY: run test build lint models native sanitize bench bench-server bench-web bench-streams drill chaos clean
+.PHONY: run test build lint models native sanitize bench bench-server bench-web bench-streams drill chaos soak clean
 
 run: build
 	$(BIN)/channels examples.chat:app --bind $(BIND) --workers $(WORKERS)
@@ -71,12 +71,13 @@ bench-web: build $(VENV)/.bench
 bench-streams: build $(VENV)/.bench
 	$(BIN)/python -m benchmarks.streams --write $(BENCH)
 
-# What takes minutes: tests/chaos/README.md.  SEED; SHARE of the core's full length; CHAOS=--kills=100 for a shorter server.
-SEED ?= $(shell date +%s)
-SHARE ?= 1
+# What takes minutes, about 22: tests/chaos/README.md.  CHAOS="--quick", "--seed 7 --only T5", "--record"; HOURS of soak.
 chaos: build
-	$(BIN)/python -m tests.chaos.core --seed $(SEED) --share $(SHARE)
-	$(BIN)/python -m tests.chaos.kills --seed $(SEED) $(CHAOS)
+	$(BIN)/python -m tests.chaos $(CHAOS)
+
+HOURS ?= 8
+soak: build
+	$(BIN)/python -m tests.chaos.api --seconds $$(($(HOURS) * 3600)) $(CHAOS)
 
 # Reloads, upgrades and deaths under load, here and with gunicorn: two minutes.
 drill: build

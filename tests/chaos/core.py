@@ -7,6 +7,7 @@ contains a word.  Status 1 when one fails; what was printed says how to run that
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import subprocess
 import sys
@@ -15,28 +16,50 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent / "core"
+PROGRAMS = ("stepkill", "storm", "mutate")
 TARGETS = ("RING", "RECORDS", "SPILL")
 
 
-def parts(out: Path, seed: int, share: float) -> dict[str, list[str]]:
-    """Name -> command; each prints its own figures and ends with status 0 if all is well."""
-    found = {
-        "stepkill": [str(out / "stepkill"), str(max(20, int(400 * share)))],
-        "storm": [str(out / "storm"), str(120 * share), str(seed)],
-        "mutate": [str(out / "mutate"), str(int(10_000_000 * share)), str(seed)],
-    }
-    if shutil.which("clang") is not None:
-        for target in TARGETS:
-            found[f"fuzz {target.lower()}"] = [
+def command(program: str, out: Path, seed: int, share: float) -> list[str]:
+    """It prints its own figures and ends with status 0 if all is well."""
+    if program == "stepkill":
+        return [str(out / program), str(max(20, int(400 * share)))]
+    if program == "storm":
+        return [str(out / program), str(120 * share), str(seed)]
+    return [str(out / program), str(int(10_000_000 * share)), str(seed)]
+
+
+def fuzz(out: Path, seed: int, share: float) -> bool:
+    """libFuzzer on every target, at once."""
+    seconds = max(1, int(60 * share))
+    running = {
+        target: subprocess.Popen(
+            [
                 str(out / f"fuzz-{target}"),
-                f"-max_total_time={max(1, int(60 * share))}",
+                f"-max_total_time={seconds}",
                 f"-seed={seed % 2**31 + 1}",
                 "-max_len=4200",
                 "-verbosity=0",
                 "-print_final_stats=1",
-            ]
-    found["mutants"] = [sys.executable, "-m", "tests.chaos.core_mutants"]
-    return found
+            ],
+            cwd=out,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+        for target in TARGETS
+    }
+    good = True
+    for target, child in running.items():
+        said = child.communicate()[0]
+        units = re.search(r"number_of_executed_units: (\d+)", said)
+        if child.returncode != 0 or units is None:
+            print(said)
+            good = False
+        else:
+            print(f"FIGURES libFuzzer {target.lower()}: {units[1]} runs in {seconds} s", flush=True)
+    return good
 
 
 def main() -> int:
@@ -46,18 +69,27 @@ def main() -> int:
     parser.add_argument("--share", type=float, default=1.0)
     parser.add_argument("words", nargs="*")
     given = parser.parse_args()
+    names = [*PROGRAMS, "fuzz", "mutants"]
+    chosen = [name for name in names if not given.words or any(word in name for word in given.words)]
+    if "fuzz" in chosen and shutil.which("clang") is None:
+        print("clang is not installed: no libFuzzer", flush=True)
+        chosen.remove("fuzz")
     failed = []
     with tempfile.TemporaryDirectory() as place:
-        targets = ["stepkill", "storm", "mutate", *(["fuzz"] if shutil.which("clang") else [])]
-        subprocess.run(["make", "-s", "-C", str(HERE), *targets, f"OUT={place}", "CC=gcc"], check=True)
-        if "fuzz" not in targets:
-            print("clang is not installed: no libFuzzer", flush=True)
-        for name, command in parts(Path(place), given.seed, given.share).items():
-            if given.words and not any(word in name for word in given.words):
-                continue
+        targets = [name for name in chosen if name != "mutants"]
+        if targets:
+            subprocess.run(["make", "-s", "-j2", "-C", str(HERE), *targets, f"OUT={place}", "CC=gcc"], check=True)
+        for name in chosen:
             print(f"==> {name} (seed {given.seed})", flush=True)
             started = time.monotonic()
-            if subprocess.run(command, check=False, cwd=None if name == "mutants" else place).returncode != 0:
+            if name == "fuzz":
+                good = fuzz(Path(place), given.seed, given.share)
+            elif name == "mutants":
+                good = subprocess.run([sys.executable, "-m", "tests.chaos.core_mutants"], check=False).returncode == 0
+            else:
+                words = command(name, Path(place), given.seed, given.share)
+                good = subprocess.run(words, check=False, cwd=place).returncode == 0
+            if not good:
                 failed.append(name)
             print(f"    {time.monotonic() - started:.0f} s", flush=True)
     print(f"seed {given.seed}: {'all is well' if not failed else 'FAILED: ' + ', '.join(failed)}")

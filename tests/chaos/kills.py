@@ -218,7 +218,8 @@ def main() -> int:
         for what in run.wrong[:20]:
             print(f"WRONG {what}")
         run.close()
-    print(f"{len(run.wrong)} wrong")
+    killed = f"{run.figures['kills']} workers and {run.figures['router_kills']} routers killed"
+    print(f"FIGURES {killed}, {run.figures.get('messages')} messages, {len(run.wrong)} wrong")
     return 1 if run.wrong else 0
 
 

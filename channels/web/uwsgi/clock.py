@@ -15,6 +15,7 @@ import time
 from typing import Any
 
 import gevent
+from gevent.event import Event
 
 from channels.core.commons.cache import UPDATE, Cache
 from channels.core.commons.plan import CLOCK
@@ -33,6 +34,7 @@ _STATE = struct.Struct("<dQ")  # when it is due (monotonic), how often it has be
 
 _leading = False
 _greenlet: Any = None
+_asked = Event()  # this worker has registered something: whoever has not never looks, and never leads
 
 
 # ---- what is due ----
@@ -158,14 +160,17 @@ class Clock:
 
 
 def attach() -> Any:
-    """In a worker that serves: lead, or wait for the leader's death."""
+    """In a worker that serves: lead, or wait for the leader's death, once there is something to do."""
     global _greenlet
+    if state().timers:
+        _asked.set()
     _greenlet = gevent.spawn(_run)
     return _greenlet
 
 
 def _run() -> None:
     global _leading
+    _asked.wait()
     mine = state()
     commons = mine.common("timers")
     clock = Clock(Cache(commons, CLOCK))
@@ -198,6 +203,7 @@ def _add(*entry: Any) -> None:
     mine = state()
     mine.timers.append(list(entry))
     mine.tell()
+    _asked.set()
 
 
 def _seconds(value: Any) -> float:

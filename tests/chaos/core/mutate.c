@@ -263,10 +263,10 @@ int main(int argc, char **argv) {
     state = seed | 1;
     printf("seed %" PRIu64 "\n", seed);
     uint64_t done = rings(rounds * 8 / 10);
-    printf("%" PRIu64 " rings\n", done);
+    printf("FIGURES %" PRIu64 " rings\n", done);
     done = fabrics(rounds / 10);
-    printf("%" PRIu64 " offences in a fabric\n", done);
+    printf("FIGURES %" PRIu64 " offences in a fabric\n", done);
     done = spills(rounds / 10);
-    printf("%" PRIu64 " spills\n", done);
+    printf("FIGURES %" PRIu64 " spills\n", done);
     return 0;
 }

@@ -431,6 +431,6 @@ int main(int argc, char **argv) {
         fflush(stdout);
         points += killed + stopped;
     }
-    printf("%" PRIu64 " points: nothing torn, nobody deaf, nothing committed lost, nothing twice\n", points);
+    printf("FIGURES %" PRIu64 " points: nothing torn, nobody deaf, nothing committed lost, nothing twice\n", points);
     return 0;
 }

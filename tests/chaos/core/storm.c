@@ -373,7 +373,7 @@ int main(int argc, char **argv) {
         deliveries += notes->deliveries[slot], alerts += notes->alerts[slot], late += notes->late[slot];
         sleeps += notes->sleeps[slot], gaps += notes->gaps[slot];
     }
-    printf("%lu deliveries, %lu alerts, %lu workers and %lu routers killed, %lu stops, %lu sleeps, %lu late, %lu told "
+    printf("FIGURES %lu deliveries, %lu alerts, %lu workers and %lu routers killed, %lu stops, %lu sleeps, %lu late, %lu told "
            "as gaps\n",
            (unsigned long)deliveries, (unsigned long)alerts, (unsigned long)kills, (unsigned long)router_kills,
            (unsigned long)stops, (unsigned long)sleeps, (unsigned long)late, (unsigned long)gaps);
