@@ -404,7 +404,7 @@ def from_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 # What is sized or opened once: a reload cannot change it, an upgrade can.
 FIXED = (
-    "channels_max", "ring_size", "alert_ring_size", "max_workers", "bind", "backlog", "pidfile", "daemon", "user",
-    "group", "preload_app", "no_uwsgi", "uwsgi_cache", "uwsgi_queue", "uwsgi_queue_blocksize", "uwsgi_sharedarea",
-    "uwsgi_mules", "uwsgi_farms",
+    "channels_max", "ring_size", "alert_ring_size", "max_workers", "bind", "backlog", "accept", "pidfile", "daemon",
+    "user", "group", "preload_app", "no_uwsgi", "uwsgi_cache", "uwsgi_queue", "uwsgi_queue_blocksize",
+    "uwsgi_sharedarea", "uwsgi_mules", "uwsgi_farms",
 )  # fmt: skip

@@ -307,8 +307,10 @@ class Master:
     def _fork_router(self, command: words.ForkRouter) -> None:
 
         def main(link: socket.socket) -> int:
-            for listener in self.estate.listeners.values():
-                listener.close()
+            accepting = [*self.estate.listeners.values()] if self.settings.accept == "dispatch" else []
+            if not accepting:
+                for listener in self.estate.listeners.values():
+                    listener.close()
             router = RouterProcess(
                 self.estate.segment,
                 self.estate.eventfds,
@@ -316,6 +318,7 @@ class Master:
                 self.settings,
                 link,
                 self._control.listener,
+                accepting,
             )
             return router.run(candidate=command.candidate)
 

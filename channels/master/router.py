@@ -19,6 +19,7 @@ from channels import log as logs
 from channels.assignment import Inbox
 from channels.core import native
 from channels.master.control import ControlSocket
+from channels.master.dispatch import Dispatcher
 from channels.master.processes import receive_fds, send_fds
 from channels.master.routing import Routing, Spilled, pack_spilled, unpack_spilled
 from channels.settings import Settings
@@ -40,11 +41,13 @@ class RouterProcess:
         settings: Settings,
         link: socket.socket,
         control: socket.socket | None,
+        listeners: Sequence[socket.socket] = (),
     ) -> None:
         self.segment = segment
         self.eventfds = eventfds
         self.inboxes = list(inboxes)
         self.control = control
+        self.listeners = listeners  # to accept on, for the workers
         self.settings = settings
         self.link = link
         self.hub = gevent.get_hub()
@@ -73,15 +76,27 @@ class RouterProcess:
         self._say("up")
         if self.control is not None:
             ControlSocket(self.control, self.routing, self.segment, self.inboxes).start()
+        routes = self.routing.router
+        limit = self.settings.worker_connections
+        dispatcher = Dispatcher(self.listeners, self.segment, lambda: routes.live, self.inboxes, limit)
+        dispatcher.start()
+        try:
+            return self._obey(dispatcher, greenlet)
+        finally:
+            dispatcher.stop()
+
+    def _obey(self, dispatcher: Dispatcher, greenlet: gevent.Greenlet[[], None]) -> int:
         while True:
             message, _ = self._receive()
             word, *numbers = message.split()
             if word == "stop":
                 return 0
             if word == "gone":
+                dispatcher.stop()
                 self._outlive()
                 return 0
             if word == "park":
+                dispatcher.stop()
                 self._park(greenlet)
                 return 0
             if word == "bury":

@@ -32,6 +32,7 @@ from channels.worker.streams import StreamStart
 log = logging.getLogger("channels")
 
 OTHERS_FRESH = 0.1  # seconds for which the list of workers that accept is believed; their counts are read each time
+ON_THE_WAY = 0.05  # seconds for connections that the router gave before it saw that this worker drains
 DRAIN_LOOK = 0.25  # seconds between looks for streams that began after the drain
 
 _COUNTER = native.worker_counter_index
@@ -80,6 +81,7 @@ class Serving:
         self._settings = settings = given.settings
         self._endpoint = client.endpoint
         self._leaving = False
+        self._dispatched = settings.accept == "dispatch"  # the router accepts
         neighbours = Neighbours(client)
         self.server = server = Server(
             list(given.listeners),
@@ -160,7 +162,8 @@ class Serving:
     # ---- life ----
 
     def start(self) -> None:
-        self.server.start()
+        if not self._dispatched:
+            self.server.start()
         self._inbox.start()
         if self._age is not None:
             self._age.start(self._leave, f"max_age={self._settings.max_age:g}")
@@ -190,6 +193,8 @@ class Serving:
         """
         deadline = time.monotonic() + seconds
         self.server.begin_drain(last)
+        if self._dispatched:
+            gevent.sleep(ON_THE_WAY)
         ending = gevent.spawn(self._end_streams, Draining if last else Restarting, seconds)
         self.server.wait_empty(seconds)
         ending.kill()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import _socket
 import errno
 import logging
+import os
 import socket
 import sys
 from collections.abc import Iterable
@@ -255,11 +256,18 @@ class Server:
             address: As accept() gave it.
         """
         fd = sock if isinstance(sock, int) else sock.detach()
-        listener = self.listeners[0]
-        if isinstance(address, str) != (listener.sock.family == socket.AF_UNIX):
-            same = [one for one in self.listeners if (one.sock.family == socket.AF_UNIX) == isinstance(address, str)]
-            listener = same[0] if same else listener
-        self._hold(listener, fd, address, data)
+        self._hold(self._listener_of(fd), fd, address, data)
+
+    def _listener_of(self, fd: int) -> Listener:
+        """The one that a connection came in by."""
+        if len(self.listeners) == 1:
+            return self.listeners[0]
+        with socket.socket(fileno=os.dup(fd)) as looked:
+            where = looked.getsockname()
+        here = [(listener, listener.sock.getsockname()) for listener in self.listeners]
+        alike = [listener for listener, own in here if isinstance(own, tuple) == isinstance(where, tuple)]
+        same = [listener for listener, own in here if isinstance(own, tuple) and own[1] == where[1]]
+        return (same if isinstance(where, tuple) and same else alike or self.listeners)[0]
 
     def forget(self, connection: Connection) -> None:
         """The connection is closed here."""
