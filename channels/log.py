@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
 import stat
 import sys
 from typing import TextIO
@@ -12,9 +13,24 @@ from typing import TextIO
 FORMAT = "%(asctime)s [%(process)d] [%(levelname)s] %(message)s"
 TIME_FORMAT = "%Y-%m-%d %H:%M:%S %z"
 
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
+
 log = logging.getLogger("channels")
 
 _handler: _Handler | None = None
+
+
+class Formatter(logging.Formatter):
+    """One record begins in the first column and nothing else does, whatever clients and exceptions say in it.
+
+    Further lines are indented; control characters, which terminals act upon, are written as escapes.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        if text.isprintable():
+            return text
+        return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text).replace("\n", "\n  ")
 
 
 class _Handler(logging.StreamHandler):  # type: ignore[type-arg]  # generic in the stubs only
@@ -24,7 +40,7 @@ class _Handler(logging.StreamHandler):  # type: ignore[type-arg]  # generic in t
         self.path = path
         self._owner = owner
         super().__init__(sys.stderr if path in ("", "-") else self._open())
-        self.setFormatter(logging.Formatter(FORMAT, TIME_FORMAT))
+        self.setFormatter(Formatter(FORMAT, TIME_FORMAT))
 
     def _open(self) -> TextIO:
         fd = open_log(self.path, self._owner if os.geteuid() == 0 else None)

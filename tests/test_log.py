@@ -41,6 +41,19 @@ def test_the_applications_own_warnings_come_too_and_its_chatter_does_not(tmp_pat
     assert "careful" in path.read_text() and "chatter" not in path.read_text()
 
 
+def test_what_is_logged_cannot_pass_for_another_record_nor_move_a_cursor(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    logs.setup("info", str(path))
+    try:
+        raise ValueError("x\n2026-01-01 00:00:00 +0000 [1] [ERROR] forged")
+    except ValueError:
+        logs.log.exception("GET /\x1b[2J\r\x9b1A\u2028 failed\n2026-01-01 00:00:00 +0000 [1] [INFO] forged")
+    lines = path.read_text().split("\n")
+    assert lines[0].endswith(r"GET /\x1b[2J\r\x9b1A\u2028 failed")
+    assert all(line.startswith("  ") for line in lines[1:-1]) and lines[-1] == ""
+    assert sum("forged" in line for line in lines) == 3  # the line of source as well
+
+
 def test_a_rotated_file_is_left_and_a_new_one_begun(tmp_path: Path) -> None:
     path = tmp_path / "log"
     logs.setup("info", str(path))

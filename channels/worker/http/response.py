@@ -81,6 +81,8 @@ def _learn(name: Any) -> int:
 
 def fields(headers: Iterable[tuple[str, str]]) -> tuple[bytes, int, int]:
     """(lines, content length or -1, CLOSE | DATE | SERVER) of an application's header fields.  Raises BadResponse."""
+    if not isinstance(headers, (list, tuple)):
+        headers = list(headers)  # they are looked at twice
     text = ""
     count, length, flags = 0, -1, 0
     for pair in headers:
@@ -112,6 +114,7 @@ def fields(headers: Iterable[tuple[str, str]]) -> tuple[bytes, int, int]:
         for name, value in headers:
             if "\r" in value or "\n" in value or "\0" in value:
                 raise BadResponse(f"header {name}:", value, "must have no CR, LF or NUL")
+        raise BadResponse("headers", text, "must have no CR, LF or NUL")
     try:
         return text.encode("latin-1"), length, flags
     except UnicodeEncodeError:

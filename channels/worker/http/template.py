@@ -60,7 +60,7 @@ def _environ(name: str, absent: str = "-") -> Getter:
 
 
 _ATOMS: dict[str, Getter] = {
-    "h": lambda entry: entry.environ.get("REMOTE_ADDR") or "-",
+    "h": lambda entry: escape(entry.environ.get("REMOTE_ADDR") or "-"),
     "l": lambda entry: "-",
     "u": _user,
     "t": lambda entry: entry.time,

@@ -37,6 +37,7 @@ def test_the_last_address_that_is_no_forwarder_is_the_client() -> None:
     assert believed({"HTTP_X_FORWARDED_FOR": "[2001:db8::1]:99"})[0] == "2001:db8::1"
     assert believed({"HTTP_X_FORWARDED_FOR": "1.2.3.4:99"})[0] == "1.2.3.4"
     assert believed({"HTTP_X_FORWARDED_FOR": "1.2.3.4, nonsense"})[0] == "127.0.0.1"
+    assert believed({"HTTP_X_FORWARDED_FOR": '::1%eth0 - - "GET / HTTP/1.1" 200'})[0] == "127.0.0.1"
 
 
 def test_the_scheme_is_one_of_two() -> None:

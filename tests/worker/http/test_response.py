@@ -37,6 +37,13 @@ def test_the_error_names_the_field_that_is_bad() -> None:
         fields([("Good", "x"), ("Bad", "a\r\nb")])
 
 
+@pytest.mark.parametrize("end", ["\r\n", "\n", "\r", "\0"])
+def test_headers_that_can_be_looked_at_only_once_are_judged_all_the_same(end: str) -> None:
+    with pytest.raises(BadResponse, match="header Bad:"):
+        fields(iter([("Good", "x"), ("Bad", f"a{end}Set-Cookie: b")]))
+    assert fields(iter([("Good", "x")]))[0] == b"Good: x\r\n"
+
+
 def test_names_with_a_str_subclass_are_taken() -> None:
     class Name(str):
         pass

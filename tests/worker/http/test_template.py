@@ -55,10 +55,14 @@ def test_the_user_of_basic_authentication() -> None:
 def test_nothing_that_a_client_says_ends_a_line_or_a_quote() -> None:
     line = compile_format('"%(a)s"')(entry(HTTP_USER_AGENT='a"b\\c\n\x1b[31m\x85'))
     assert line == '"a\\"b\\\\c\\x0a\\x1b[31m\\x85"\n'
+    assert compile_format("%(h)s")(entry(REMOTE_ADDR='a"\n')) == 'a\\"\\x0a\n'
     assert escape("plain") == "plain"
 
 
 def test_json_is_json() -> None:
+    line = compile_format("json")(entry(HTTP_USER_AGENT='a"b', PATH_INFO='/"}\n{"x":"\x9b', QUERY_STRING="\x85"))
+    assert line.count("\n") == 1 and line.isascii()
+    assert json.loads(line)["path"] == '/"}\n{"x":"\x9b'
     found = json.loads(compile_format("json")(entry(HTTP_USER_AGENT='a"b')))
     assert (found["status"], found["bytes"], found["path"], found["microseconds"]) == (200, 12, "/a", 1250000)
 
