@@ -30,7 +30,6 @@ UNTESTED = {
     "channels/alerts.py",
     "channels/assignment.py",
     "channels/core/native.pyx",
-    "channels/master/control.py",
     "channels/master/estate.py",
     "channels/master/master.py",
     "channels/master/router.py",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import socket
@@ -33,21 +34,28 @@ http {{
 
 @pytest.fixture(scope="module")
 def proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, str]]:
-    """The server, and nginx's address before it."""
+    with behind_nginx(tmp_path_factory.mktemp("nginx"), "tests.flask_app:app", workers=2) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def behind_nginx(directory: Path, app: str, workers: int) -> Iterator[tuple[Server, str]]:
+    """The server, and nginx's address before it; both as the documentation says."""
     nginx = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
     if nginx is None:
         pytest.skip("there is no nginx")
-    directory = tmp_path_factory.mktemp("nginx")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    documented = re.search(r"```nginx\n(.*?)```", Path(ROOT, "docs/behind-nginx.md").read_text(), re.DOTALL)
-    assert documented is not None
+    page = Path(ROOT, "docs/behind-nginx.md").read_text()
+    documented = re.search(r"```nginx\n(.*?)```", page, re.DOTALL)
+    options = re.search(r"^channels app:app --workers 4 --bind unix:\S+ (.*)$", page, re.MULTILINE)
+    assert documented is not None and options is not None
     text = documented[1].replace("/run/channels/app.sock", f"{directory}/app.sock")
     text = text.replace("listen 8080", f"listen 127.0.0.1:{port}")
     assert str(port) in text and str(directory) in text
     Path(directory, "nginx.conf").write_text(MAIN.format(directory=directory, server=text))
-    with Server("tests.flask_app:app", workers=2, bind=f"unix:{directory}/app.sock") as server:
+    with Server(app, *options[1].split(), workers=workers, bind=f"unix:{directory}/app.sock") as server:
         process = subprocess.Popen([nginx, "-p", str(directory), "-c", "nginx.conf", "-e", "stderr"])
         try:
             server.wait(lambda: reachable(port))
