@@ -48,6 +48,7 @@ class Browser:
 
     def open(self, url: str) -> str:
         """A new window there; its handle."""
+        self.driver.switch_to.window(self.driver.window_handles[0])  # the last one looked at may be closed
         self.driver.switch_to.new_window("window")
         self.driver.get(url)
         return str(self.driver.current_window_handle)

@@ -118,6 +118,8 @@ async function post(path, body, attempts = GIVE_UP) {
   return false;
 }
 
+let sent = Promise.resolve(true); // one after the other: two requests under way may reach two workers in either order
+
 element("form").addEventListener("submit", async (event) => {
   event.preventDefault();
   const said = { id: randomId(), name: name.value.trim(), text: text.value.trim() };
@@ -125,7 +127,8 @@ element("form").addEventListener("submit", async (event) => {
   text.value = "";
   show(said, true);
   log.scrollTop = log.scrollHeight;
-  if (!(await post("messages", said))) note("Your last message was not sent.", "killed");
+  sent = sent.then(() => post("messages", said));
+  if (!(await sent)) note("Your last message was not sent.", "killed");
 });
 
 kill.addEventListener("click", () => {

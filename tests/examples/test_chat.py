@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from urllib.error import HTTPError
 
 import pytest
 
 from tests.browser import Browser
-from tests.server import Server
+from tests.server import DEADLINE, Server
 
 JSON = {"Content-Type": "application/json"}
 
@@ -99,6 +100,42 @@ def test_two_windows_on_different_workers_talk_and_a_killed_worker_disturbs_nobo
         assert not any("serves you now" in note for note in grace.notes()), "her worker was not touched"
         ada.look().screenshot("chat-2-after-the-kill")
         grace.look().screenshot("chat-3-the-other-window")
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGHUP])
+def test_a_new_master_or_new_workers_come_in_the_middle_and_nobody_misses_a_word(server, number):
+    with Browser() as browser:
+        ada = Window(browser, server.url + "/rooms/lobby/", "Ada")
+        grace = on_another_worker(browser, server, "Grace", ada.wait_connected())
+        old = set(server.workers.values())
+        said = {"Ada": [], "Grace": []}
+
+        def talk():
+            for window in (ada, grace):
+                said[window.name].append(f"{window.name} {len(said[window.name])}")
+                window.say(said[window.name][-1])
+
+        def moved(window):
+            who = window.look().texts("#worker b")[0].split()[-1]
+            return who.isdigit() and int(who) not in old
+
+        for _ in range(3):
+            talk()
+        server.send_signal(number)
+        deadline = time.monotonic() + DEADLINE
+        while not (moved(ada) and moved(grace)):
+            assert time.monotonic() < deadline, server.log
+            talk()
+        for _ in range(3):
+            talk()
+        everything = sorted(said["Ada"] + said["Grace"])
+        for window in (ada, grace):
+            browser.wait(lambda window=window: len(window.said()) >= len(everything))
+            seen = window.said()
+            assert sorted(seen) == everything
+            for name, texts in said.items():
+                assert [text for text in seen if text.startswith(name)] == texts, f"{window.name} sees {name}"
+            assert any("serves you now" in note for note in window.notes())
 
 
 def test_it_fits_a_phone(server):
