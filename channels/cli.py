@@ -163,7 +163,12 @@ def _serve(wanted: settings.Settings, hooks: Hooks, load: Callable[[], tuple[set
     if wanted.preload_app and preloaded is None:
         return worker.STATUS_APP
     run = functools.partial(worker.run, extensions=() if wanted.no_uwsgi else (UWSGI,))
-    return Master(wanted, hooks, Estate(wanted), run, load, preloaded).run()
+    try:
+        master = Master(wanted, hooks, Estate(wanted), run, load, preloaded)
+    except OSError as error:  # the kernel gives no more descriptors, or memory
+        print(f"channels: cannot start: {error}", file=sys.stderr)
+        return STATUS_USAGE
+    return master.run()
 
 
 if __name__ == "__main__":

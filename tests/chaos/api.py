@@ -135,9 +135,7 @@ class Run:
                 continue
             places = {slot: self.place(slot, pid) for slot, pid in self.living.workers.items()}
             if len(places) == WORKERS and last and all(place == last for place in places.values()):
-                self.figures["messages"] = sum(last.values())
                 return
-        self.figures["messages"] = sum(last.values())
         self.wrong.append(f"the workers have not heard the last, {last}: {places}")
 
     def place(self, slot: int, pid: int) -> dict[str, int]:
@@ -150,9 +148,11 @@ class Run:
 
     def read_reports(self) -> None:
         ranges: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
-        large: set[tuple[str, int]] = set()
+        large: dict[tuple[str, int], str] = {}  # (channel and epoch, number) -> who sent it
+        sending: dict[str, str] = {}  # who sent it -> channel
         holes: list[tuple[str, str, range]] = []
         sums: collections.Counter[str] = collections.Counter()
+        last: dict[str, int] = {}  # channel and epoch -> the last number that a range was complete with
         reports = [path for path in Path(self.reports.name).iterdir() if path.name != "stop"]
         for path in reports:
             place = ""
@@ -161,9 +161,14 @@ class Run:
                 if word == "RANGE":
                     name, digest = rest.split()
                     ranges[name][digest] += 1
+                    name, _, number = name.rpartition("-")
+                    last[name] = max(last.get(name, 0), int(number) * 500)
                 elif word == "LARGE":
-                    name, number = rest.split()
-                    large.add((name, int(number)))
+                    name, number, by = rest.split()
+                    large[name, int(number)] = by
+                elif word == "SENDING":
+                    name, by = rest.split()
+                    sending[by] = name
                 elif word == "HOLE":
                     name, first, end = rest.split()
                     holes.append((path.name, name, range(int(first), int(end))))
@@ -174,16 +179,14 @@ class Run:
                 elif word != "FIRST":
                     self.wrong.append(f"worker {path.name}: {line}")
             sums.update({name: int(value) for name, value in re.findall(r"(\w+)=(\d+)", place)[:4]})
-        for who, name, numbers in holes:
-            lost = [number for number in numbers if (name, number) not in large]
-            if lost:
-                self.wrong.append(f"worker {who} lost {lost[:10]} of {name} in silence")
+        self.explain(holes, large, sending)
         compared = sum(1 for each in ranges.values() if sum(each.values()) > 1)
         self.wrong += [f"no one order: {name}" for name, each in ranges.items() if len(each) > 1]
         if not compared:
             self.wrong.append("nothing could be compared")
         self.figures.update(
             {
+                "messages": sum(last.values()),
                 "deliveries checked": sums["heard"],
                 "ranges of 500 compared": compared,
                 "alerts": sums["alerts"],
@@ -195,6 +198,23 @@ class Run:
                 **self.done,
             }
         )
+
+    def explain(
+        self, holes: list[tuple[str, str, range]], large: dict[tuple[str, int], str], sending: dict[str, str]
+    ) -> None:
+        """A large message that was under way when somebody joined passes by him, and that is not told.
+
+        Everyone else who got it may be dead; then it is one of those that were sent and that nobody has reported.
+        """
+        lost = {(name, number) for _, name, numbers in holes for number in numbers if (name, number) not in large}
+        reported = set(large.values())
+        for channel in set(sending.values()):
+            unseen = [by for by, name in sending.items() if name == channel and by not in reported]
+            mine = sorted(number for name, number in lost if name.partition("-")[0] == channel)
+            if len(mine) > len(unseen):
+                self.wrong.append(
+                    f"{mine[:10]} of {channel} were lost in silence; large ones that nobody saw: {unseen}"
+                )
 
     def told(self, who: str, line: str, sums: collections.Counter[str]) -> None:
         """A gap has a reason: a router that was killed with what it kept."""

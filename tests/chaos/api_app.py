@@ -64,7 +64,8 @@ class Stream:
             self.complete, self.heads = True, []
         self.heads.append(message.data[: HEAD.size])
         if len(message.data) > 65_000:  # may pass by whoever joins meanwhile
-            self.worker.write(f"LARGE {self.name}-{self.epoch} {number}")
+            sender, count, _ = HEAD.unpack_from(message.data)
+            self.worker.write(f"LARGE {self.name}-{self.epoch} {number} {sender}.{count}")
 
     def jump(self, epoch: str, number: int, missed: int) -> None:
         """Not the next number: the first here, a gap that was told, or what was under way when it joined."""
@@ -154,8 +155,14 @@ class Worker:
                     follows, count = size(chance), self.sent
                     data = HEAD.pack(self.pid, count, follows) + FILLING[count % 997 : count % 997 + follows]
                     self.sent += 1
-                    channels.channel_send(CHANNELS[count * 7919 % 4], data)
+                    if follows > 65_000:
+                        self.write(f"SENDING {CHANNELS[count % 4]} {self.pid}.{count}")
+                    channels.channel_send(CHANNELS[count % 4], data)
                 gevent.sleep(PAUSE)
+        gevent.sleep(1.0)
+        for name in CHANNELS:  # whoever began when all was said hears something too
+            channels.channel_send(name, HEAD.pack(self.pid, self.sent, 0))
+            self.sent += 1
 
     def whisper(self) -> None:
         """To another worker, by alert; what comes too late must come to nobody."""

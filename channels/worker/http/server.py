@@ -239,10 +239,15 @@ class Server:
         client = _socket.socket(sock.family, sock.type, sock.proto, fd)
         client.setblocking(False)
         self.stats.accepted += 1
+        try:
+            connection = Connection(self, listener, client, address)
+        except (OSError, MemoryError) as error:  # counted from here on, or a drain would wait for it for ever
+            client.close()
+            log.error("cannot serve a connection: %s", error)
+            return
         self.stats.connections += 1
         self.on_connections(1)
         self._empty.clear()
-        connection = Connection(self, listener, client, address)
         self.connections.add(connection)
         self.deadlines.start()
         connection.begin(data)
