@@ -52,7 +52,7 @@ class WebSocket:
         self._ended = False  # nothing will be received
         self._heard = self._pinged = time.monotonic()
         self._message_max = state().settings.websocket_max_size
-        self._silence = state().settings.stream_heartbeat
+        self._silence = state().settings.stream_heartbeat  # seconds; 0: never a ping
         os.set_blocking(self._source.fileno(), False)
         self._sock.settimeout(SEND_TIMEOUT)
         context.core.on_end = self._on_end
@@ -73,11 +73,15 @@ class WebSocket:
             self._wait()
 
     def _wait(self) -> None:
-        due = max(self._heard, self._pinged) + self._silence
-        wait_any([(self._source.fileno(), READ, 0.0)], max(due - time.monotonic(), 0.01), None)
+        seconds = None
+        if self._silence:
+            seconds = max(max(self._heard, self._pinged) + self._silence - time.monotonic(), 0.01)
+        wait_any([(self._source.fileno(), READ, 0.0)], seconds, None)
 
     def _keep_alive(self) -> None:
         """A ping after a silence; whoever does not answer it is gone."""
+        if not self._silence:
+            return
         now = time.monotonic()
         if self._pinged > self._heard and now - self._pinged > PONG_WITHIN:
             self._fail("the client has not answered a ping")
