@@ -19,9 +19,7 @@ NATIVE = sorted(path for end in ("c", "h", "pyx", "pxi") for path in (PACKAGE / 
 LINES_MAX = 500
 
 # Too long, and how long: may shrink, must not grow.
-LONG_FILES = {
-    "channels/master/lifecycle.py": 607,
-}
+LONG_FILES: dict[str, int] = {}
 
 # Without a test file of their own.
 UNTESTED = {

@@ -1,6 +1,6 @@
 """What the master must do about what happens: (state, event) -> commands.
 
-Pure: no clock, no pid of its own, no system call.  `docs/lifecycle.md` shows the tables of this file as pictures.
+Pure: no clock, no pid of its own, no system call.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import Callable
 
 from channels.master import handover
 from channels.master.children import Child, Children, Phase
+from channels.master.two_masters import Command, TwoMasters
 from channels.master.words import (
     Buried,
     Bury,
-    Command,
     Died,
     Event,
     Exit,
@@ -73,11 +73,8 @@ class Lifecycle:
 
     def __init__(self, limits: Limits, slots: range, new: handover.NewSide | None = None) -> None:
         self.limits = limits
-        self.new = new  # this master was started by an upgrade
-        self.old: handover.OldSide | None = None  # this master was asked to upgrade
-        self.peer_alive = new is not None
-        self.foreign: dict[int, int] = {}  # slot -> generation of the other master's workers
         self.children = Children(slots)
+        self.other = TwoMasters(self, new)
         self.mode = Mode.RUNNING
         self.target = limits.workers
         self.batch = 1
@@ -85,16 +82,15 @@ class Lifecycle:
         self.ever_ready = False
         self.exit_status: int | None = None
         self._now = 0.0
-        self._out: list[Command | handover.Command] = []
+        self._out: list[Command] = []
         self._retry_at: float | None = None  # no fork before
         self._backoff = 0.0
-        self._router_up = self._router_ever_up = False
+        self.router_up = self._router_ever_up = False
         self._router_started = 0.0
         self._router_at: float | None = None
-        self._foreign_dead: set[int] = set()
         self._settled = False  # all that were wanted have been ready once since the start or the last reload
 
-    def handle(self, event: Event, now: float) -> list[Command | handover.Command]:
+    def handle(self, event: Event, now: float) -> list[Command]:
         """What is to be done, in this order."""
         self._now = now
         self._out = []
@@ -106,79 +102,66 @@ class Lifecycle:
     def next_deadline(self) -> float | None:
         """When a Tick is due at the latest."""
         times = [child.deadline for child in self.children.all()]
-        times += [self._retry_at, self._router_at, self.old.deadline if self.old is not None else None]
+        times += [self._retry_at, self._router_at, self.other.deadline]
         return min((time for time in times if time is not None), default=None)
 
     # ---- events ----
 
-    @property
-    def routes(self) -> bool:
-        """Whether the router is ours: else the other master's buries our dead."""
-        return (self.old is None or self.old.routes) and (self.new is None or self.new.routes)
-
     def _started(self, _: Started) -> None:
-        if self.new is not None:
-            self._perform(self.new.start())
-        self._fork_router()
+        self.other.started()
+        self.fork_router()
 
-    def _fork_router(self) -> None:
+    def fork_router(self) -> None:
         self._router_at = None
         self._router_started = self._now
-        self._do(ForkRouter(candidate=not self.routes))
+        self.do(ForkRouter(candidate=not self.other.routes))
 
-    def _router_up_event(self, _: RouterUp) -> None:
-        self._router_up = self._router_ever_up = True
-        self._bury_all()
+    def _router_is_up(self, _: RouterUp) -> None:
+        self.router_up = self._router_ever_up = True
+        self.bury_all()
 
-    def _bury_all(self) -> None:
+    def bury_all(self) -> None:
         for child in self.children.in_phase(Phase.DEAD):
-            self._bury(child.slot, child.generation)
-        if not self.peer_alive:
-            for slot, generation in self.foreign.items():
-                if slot in self._foreign_dead:
-                    self._bury(slot, generation)
+            self.bury(child.slot, child.generation)
+        self.other.bury_dead()
 
-    def _bury(self, slot: int, generation: int) -> None:
+    def bury(self, slot: int, generation: int) -> None:
         """By our router, or by the other master's; when there is none now, it is asked again."""
-        if not self.routes:
-            self._do(handover.Say("bury", (slot, generation)))
-        elif self._router_up:
-            self._do(Bury(slot, generation))
+        if not self.other.routes:
+            self.do(handover.Say("bury", (slot, generation)))
+        elif self.router_up:
+            self.do(Bury(slot, generation))
 
     def _router_died(self, event: RouterDied) -> None:
-        if self.old is not None:
-            commands = self.old.router_gone(self._now)
-            if commands:
-                self._perform(commands)
-                return
-        self._router_up = False
+        if self.other.router_gone(self._now):
+            return
+        self.router_up = False
         if self.mode is not Mode.RUNNING and not len(self.children):
             return
-        if not self._router_ever_up and self.new is None:
-            self._report("error", f"the router cannot start (status {event.status}); giving up")
-            self._give_up(STATUS_BOOT)
+        if not self._router_ever_up and self.other.new is None:
+            self.report("error", f"the router cannot start (status {event.status}); giving up")
+            self.give_up()
             return
-        self._report("error", f"router died (status {event.status}); workers and streams go on, starting another")
+        self.report("error", f"router died (status {event.status}); workers and streams go on, starting another")
         if self._now - self._router_started < ROUTER_QUICK:
             self._router_at = self._now + BACKOFF_FIRST
         else:
-            self._fork_router()
+            self.fork_router()
 
     def _forked(self, event: Forked) -> None:
         child = self.children.get(event.slot)
         if child is not None:
             child.pid = event.pid
-            if self.peer_alive:
-                self._do(handover.Say("forked", (child.slot, child.generation)))
+            self.other.forked(child)
 
     def _fork_failed(self, event: ForkFailed) -> None:
         self.children.vacate(event.slot)
         child = self.children.remove(event.slot)
-        self._do(Vacate(child.slot, child.generation + 1))
-        self._report("error", f"worker={event.slot} cannot be forked: {event.reason}")
+        self.do(Vacate(child.slot, child.generation + 1))
+        self.report("error", f"worker={event.slot} cannot be forked: {event.reason}")
         self._back_off()
         if not self.ever_ready and not len(self.children):
-            self._give_up(STATUS_BOOT)
+            self.give_up()
 
     def _ready(self, event: Ready) -> None:
         child = self.children.get(event.slot)
@@ -186,7 +169,7 @@ class Lifecycle:
             return
         child.phase, child.deadline, child.was_ready = Phase.READY, None, True
         self.ever_ready = True
-        self._report("info", f"worker={child.slot} gen={child.generation} pid={child.pid} ready")
+        self.report("info", f"worker={child.slot} gen={child.generation} pid={child.pid} ready")
         for other in self.children.all():
             if other.successor == child.slot:
                 self._drain(other, other.wants_out)
@@ -207,13 +190,11 @@ class Lifecycle:
         expected = child.phase in (Phase.DRAINING, Phase.ENDING)
         starting = child.phase is Phase.STARTING
         how = f"signal {-event.status}" if event.status < 0 else f"status {event.status}"
-        self._report(
-            "info" if expected and event.status == 0 else "error",
-            f"worker={child.slot} gen={child.generation} pid={child.pid} died: {how}",
-        )
+        level = "info" if expected and event.status == 0 else "error"
+        self.report(level, f"worker={child.slot} gen={child.generation} pid={child.pid} died: {how}")
         child.phase, child.deadline = Phase.DEAD, None
-        self._do(Vacate(child.slot, self.children.vacate(child.slot)))
-        self._bury(child.slot, child.generation)
+        self.do(Vacate(child.slot, self.children.vacate(child.slot)))
+        self.bury(child.slot, child.generation)
         for other in self.children.all():
             if other.successor == child.slot:
                 other.successor = None
@@ -227,13 +208,13 @@ class Lifecycle:
     def _boot_failed(self, child: Child, status: int) -> None:
         why = "the application could not be imported" if status == STATUS_APP else "it could not start"
         if not self.ever_ready:
-            self._report("error", f"worker={child.slot}: {why}; giving up, see above")
-            self._give_up(STATUS_APP if status == STATUS_APP else STATUS_BOOT)
+            self.report("error", f"worker={child.slot}: {why}; giving up, see above")
+            self.give_up(STATUS_APP if status == STATUS_APP else STATUS_BOOT)
         elif self.reloading and child.batch == self.batch:
-            self._report("error", f"reload aborted: {why}; the old workers go on")
+            self.report("error", f"reload aborted: {why}; the old workers go on")
             self._abort_reload()
         else:
-            self._report("error", f"worker={child.slot}: {why}; trying again")
+            self.report("error", f"worker={child.slot}: {why}; trying again")
             self._back_off()
 
     def _abort_reload(self) -> None:
@@ -244,58 +225,56 @@ class Lifecycle:
         # Those of the new batch that were ready stay; who is older is as good from here on.
         for other in self.children.all():
             other.batch = self.batch
-        self._do(Notify("ready"))
+        self.do(Notify("ready"))
 
-    def _buried(self, event: Buried) -> None:
+    def buried(self, event: Buried) -> None:
         child = self.children.get(event.slot)
-        if self.foreign.get(event.slot) == event.generation:
-            self._foreign_buried(event)
+        if self.other.buried(event):
             return
         if child is None or child.phase is not Phase.DEAD or child.generation != event.generation:
             return
         self.children.remove(event.slot)
-        self._do(Reap(event.slot, event.generation))
+        self.do(Reap(event.slot, event.generation))
 
     def _silent(self, event: Silent) -> None:
         child = self.children.get(event.slot)
         if child is None or child.phase not in (Phase.READY, Phase.DRAINING) or child.dumped:
             return
-        self._report(
+        self.report(
             "critical",
             f"worker={child.slot} gen={child.generation} pid={child.pid} harakiri: its loop has not turned for "
             f"{event.age:.1f} s; its stacks follow, then SIGKILL",
         )
         child.dumped = True
         child.phase, child.deadline = Phase.ENDING, self._now + DUMP_GRACE
-        self._do(Kill(child.slot, "DUMP"))
+        self.do(Kill(child.slot, "DUMP"))
 
     def _quarantined(self, event: Quarantined) -> None:
         child = self.children.get(event.slot)
         if child is None or child.generation != event.generation or child.phase is Phase.DEAD:
             return
-        self._report("error", f"worker={child.slot} pid={child.pid} broke the rules of the segment: {event.reason}")
+        self.report("error", f"worker={child.slot} pid={child.pid} broke the rules of the segment: {event.reason}")
         child.phase, child.deadline = Phase.ENDING, self._now + DUMP_GRACE
-        self._do(Kill(child.slot, "KILL"))
+        self.do(Kill(child.slot, "KILL"))
 
     def _tick(self, _: Tick) -> None:
-        if self.old is not None:
-            self._perform(self.old.tick(self._now))
+        self.other.tick(self._now)
         if self._retry_at is not None and self._now >= self._retry_at:
             self._retry_at = None
         if self._router_at is not None and self._now >= self._router_at:
-            self._fork_router()
+            self.fork_router()
         for child in self.children.all():
             if child.deadline is None or self._now < child.deadline:
                 continue
             if child.phase is Phase.STARTING:
-                self._report("error", f"worker={child.slot} pid={child.pid} did not start in time; killed")
+                self.report("error", f"worker={child.slot} pid={child.pid} did not start in time; killed")
             elif child.phase is Phase.DRAINING:
-                self._report("warning", f"worker={child.slot} pid={child.pid} did not finish in time; killed")
+                self.report("warning", f"worker={child.slot} pid={child.pid} did not finish in time; killed")
             if child.phase is Phase.STARTING:
                 child.deadline = self._now + DUMP_GRACE
             else:
                 child.phase, child.deadline = Phase.ENDING, self._now + DUMP_GRACE
-            self._do(Kill(child.slot, "KILL"))
+            self.do(Kill(child.slot, "KILL"))
 
     # ---- verbs ----
 
@@ -308,9 +287,9 @@ class Lifecycle:
             self._quit()
             return
         self.mode = Mode.STOPPING
-        self._do(Notify("stopping"))
-        self._do(StopListening(refuse=True))
-        self._report("info", "stopping: requests and streams may finish")
+        self.do(Notify("stopping"))
+        self.do(StopListening(refuse=True))
+        self.report("info", "stopping: requests and streams may finish")
         for child in self.children.in_phase(Phase.READY):
             self._drain(child, "stop", "finish")
         for child in self.children.in_phase(Phase.STARTING):
@@ -318,10 +297,10 @@ class Lifecycle:
 
     def _quit(self) -> None:
         if self.mode is Mode.RUNNING:
-            self._do(Notify("stopping"))
-            self._do(StopListening(refuse=True))
+            self.do(Notify("stopping"))
+            self.do(StopListening(refuse=True))
         if self.mode is not Mode.ENDING:
-            self._report("info", "stopping at once")
+            self.report("info", "stopping at once")
         self.mode = Mode.ENDING
         for child in self.children.in_phase(Phase.STARTING, Phase.READY, Phase.DRAINING):
             self._end_now(child)
@@ -329,8 +308,8 @@ class Lifecycle:
     def _reload(self) -> None:
         if self.mode is not Mode.RUNNING:
             return
-        if self.old is not None and self.peer_alive:
-            self._report("warning", "reload: an upgrade is under way, wait for its end")
+        if self.other.old is not None and self.other.peer_alive:
+            self.report("warning", "reload: an upgrade is under way, wait for its end")
             return
         if self.target == 0:
             self.target = self.limits.workers
@@ -339,133 +318,46 @@ class Lifecycle:
         self._retry_at, self._backoff = None, 0.0
         for child in self.children.in_phase(Phase.STARTING):  # of an earlier reload
             self._end_now(child)
-        self._do(Notify("reloading"))
-        self._report("info", f"reloading: batch {self.batch}")
+        self.do(Notify("reloading"))
+        self.report("info", f"reloading: batch {self.batch}")
 
     def _more(self) -> None:
         if self.target >= self.limits.max_workers:
-            self._report("warning", f"there are {self.target} workers already; raise the setting max_workers")
+            self.report("warning", f"there are {self.target} workers already; raise the setting max_workers")
             return
         self.target += 1
-        self._report("info", f"{self.target} workers from here on")
+        self.report("info", f"{self.target} workers from here on")
 
     def _fewer(self) -> None:
         if self.target > 1:
             self.target -= 1
-            self._report("info", f"{self.target} workers from here on")
+            self.report("info", f"{self.target} workers from here on")
 
     def _drain_workers(self) -> None:
         self.target = 0
-        self._report("info", "draining the workers; SIGHUP or SIGTTIN brings them back")
+        self.report("info", "draining the workers; SIGHUP or SIGTTIN brings them back")
 
     def _reopen(self) -> None:
         for child in self.children.in_phase(Phase.STARTING, Phase.READY, Phase.DRAINING):
-            self._do(Tell(child.slot, "reopen"))
-        self._do(Tell(0, "reopen"))
+            self.do(Tell(child.slot, "reopen"))
+        self.do(Tell(0, "reopen"))
 
     # ---- two masters ----
 
     def _upgrade(self) -> None:
-        if self.mode is not Mode.RUNNING:
-            return
-        if self.peer_alive:
-            self._report("warning", "upgrade: the other master is still there, wait for its end")
-            return
-        if self.foreign:
-            self._report("warning", "upgrade: workers of the last one are still there, wait for their end")
-            return
-        self.old = handover.OldSide(self.limits.boot_timeout)
-        self.peer_alive = True
-        self.children.keep_out(self.children.slots - self.children.held())  # the others are the new master's
-        self._perform(self.old.start(self._now))
+        if self.mode is Mode.RUNNING:
+            self.other.upgrade(self.limits.boot_timeout, self._now)
 
     def _handover(self, event: handover.Event) -> None:
-        if isinstance(event, handover.Said) and self._foreign_word(event):
-            return
-        if isinstance(event, handover.ForeignDied):
-            self._foreign_died(event.slot)
-            return
-        if isinstance(event, handover.PeerDied):
-            self.peer_alive = False
-        side = self.old or self.new
-        if side is not None:
-            self._perform(side.handle(event, self._now))
-        if isinstance(event, handover.PeerDied):
-            self._inherit()
-        elif isinstance(event, handover.Said) and event.word == "hello":
-            self._introduce()
-        elif isinstance(event, handover.Said) and event.word == "taken":
-            self._bury_all()
+        self.other.handle(event, self._now)
 
-    def _introduce(self) -> None:
-        """Old side: what the new master has to know of us before it forks anything."""
-        self._do(handover.Say("held", tuple(sorted(self.children.held()))))
-        self._do(handover.Say("router"))
-        for child in self.children.all():
-            self._do(handover.Say("forked", (child.slot, child.generation)))
+    def _foreign(self, event: Foreign) -> None:
+        self.other.introduced(event)
 
-    def _foreign_word(self, said: handover.Said) -> bool:
-        if said.word == "held":
-            self.children.keep_out(set(said.facts))
-        elif said.word == "bury":
-            slot, generation = said.facts
-            self.foreign[slot] = generation
-            if self._router_up and self.routes:
-                self._do(Bury(slot, generation))
-        elif said.word == "buried":
-            self._buried(Buried(*said.facts))
-        else:
-            return False
-        return True
-
-    def _foreign_event(self, event: Foreign) -> None:
-        self.foreign[event.slot] = event.generation
-        self.children.adopt(event.slot, event.generation)
-
-    def _foreign_died(self, slot: int) -> None:
-        """While its own master lives, that one sees to it."""
-        self._foreign_dead.add(slot)
-        generation = self.foreign.get(slot)
-        if not self.peer_alive and generation is not None:
-            self._do(Vacate(slot, generation + 1))
-            self._bury(slot, generation)
-
-    def _foreign_buried(self, event: Buried) -> None:
-        del self.foreign[event.slot]
-        self._foreign_dead.discard(event.slot)
-        self.children.adopt(event.slot, event.generation + 1)
-        if self.peer_alive:
-            self._do(handover.Say("buried", (event.slot, event.generation)))
-        else:
-            self.children.keep_out(set(self.foreign))
-
-    def _inherit(self) -> None:
-        """The other master is gone: its workers, which drain now, are ours to bury."""
-        self.children.keep_out(set(self.foreign))
-        for slot in self.foreign:
-            if slot in self._foreign_dead:
-                self._foreign_died(slot)
-
-    def _perform(self, commands: list[handover.Command]) -> None:
-        """Pass on what the shell does, do what is the lifecycle's own."""
-        for command in commands:
-            if isinstance(command, handover.Note):
-                self._report(command.level, command.text)
-            elif isinstance(command, handover.Retire):
-                self._retire()
-            elif isinstance(command, handover.ReplaceRouter):
-                self._router_up = False
-                self._fork_router()
-            elif isinstance(command, handover.GiveUp):
-                self._report("error", f"upgrade: {command.reason}")
-                self._give_up(STATUS_BOOT)
-            else:
-                self._do(command)
-
-    def _retire(self) -> None:
+    def retire(self) -> None:
         """Another master serves on the same sockets: end without refusing anybody."""
         self.mode = Mode.STOPPING
-        self._do(StopListening(refuse=False))
+        self.do(StopListening(refuse=False))
         for child in self.children.in_phase(Phase.READY):
             self._drain(child, "upgrade")
         for child in self.children.in_phase(Phase.STARTING):
@@ -476,8 +368,8 @@ class Lifecycle:
     def _balance(self) -> None:
         if self.mode is not Mode.RUNNING:
             if not len(self.children):
-                if self.routes:
-                    self._do(StopRouter())
+                if self.other.routes:
+                    self.do(StopRouter())
                 self._exit(0)
             return
         current = [child for child in self.children.in_phase(Phase.STARTING, Phase.READY) if child.batch == self.batch]
@@ -495,9 +387,8 @@ class Lifecycle:
         self._fork_missing(starting, ready, staying)
         if not self.reloading and not self._settled and len(ready) >= self.target > 0:
             self._settled = True
-            self._do(Notify("ready"))
-            if self.new is not None:
-                self._perform(self.new.settled())
+            self.do(Notify("ready"))
+            self.other.settled()
 
     def _finish_reload(self) -> None:
         self.reloading = False
@@ -505,11 +396,11 @@ class Lifecycle:
             if child.batch < self.batch:
                 self._drain(child, "reload")
         self._settled = True
-        self._report("info", f"reloaded: batch {self.batch} serves")
-        self._do(Notify("ready"))
+        self.report("info", f"reloaded: batch {self.batch} serves")
+        self.do(Notify("ready"))
 
     def _fork_missing(self, starting: list[Child], ready: list[Child], staying: list[Child]) -> None:
-        if self._retry_at is not None or not self._router_up:
+        if self._retry_at is not None or not self.router_up:
             return
         wanted = self.target - len(staying) - len(starting)
         for child in ready:
@@ -538,57 +429,57 @@ class Lifecycle:
             return None  # when somebody is buried
         child = self.children.add(slot, self.batch, number, self._now)
         child.deadline = self._now + self.limits.boot_timeout
-        self._do(ForkWorker(slot, child.generation, child.batch, number))
+        self.do(ForkWorker(slot, child.generation, child.batch, number))
         return child
 
     # ---- pieces ----
 
     def _drain(self, child: Child, why: str, word: str = "drain") -> None:
         child.phase, child.deadline = Phase.DRAINING, self._now + self.limits.graceful_timeout
-        self._report("info", f"worker={child.slot} gen={child.generation} pid={child.pid} draining: {why}")
-        self._do(Tell(child.slot, word))
+        self.report("info", f"worker={child.slot} gen={child.generation} pid={child.pid} draining: {why}")
+        self.do(Tell(child.slot, word))
 
     def _end_now(self, child: Child) -> None:
         child.phase, child.deadline = Phase.ENDING, self._now + ABORT_GRACE
-        self._do(Tell(child.slot, "abort"))
+        self.do(Tell(child.slot, "abort"))
 
     def _back_off(self) -> None:
         self._backoff = min(max(self._backoff * 2, BACKOFF_FIRST), BACKOFF_MAX)
         self._retry_at = self._now + self._backoff
 
-    def _give_up(self, status: int) -> None:
+    def give_up(self, status: int = STATUS_BOOT) -> None:
         self.mode = Mode.ENDING
         self.exit_status = status
         for child in self.children.in_phase(Phase.STARTING, Phase.READY, Phase.DRAINING):
-            self._do(Kill(child.slot, "KILL"))
-        self._do(StopRouter())
-        self._do(Exit(status))
+            self.do(Kill(child.slot, "KILL"))
+        self.do(StopRouter())
+        self.do(Exit(status))
 
     def _exit(self, status: int) -> None:
         self.exit_status = status
-        self._do(Exit(status))
+        self.do(Exit(status))
 
-    def _report(self, level: str, text: str) -> None:
-        self._do(Report(level, text))
+    def report(self, level: str, text: str) -> None:
+        self.do(Report(level, text))
 
-    def _do(self, command: Command | handover.Command) -> None:
+    def do(self, command: Command) -> None:
         self._out.append(command)
 
     _TABLE: dict[type, Callable[..., None]] = {
         Started: _started,
-        RouterUp: _router_up_event,
+        RouterUp: _router_is_up,
         RouterDied: _router_died,
         Forked: _forked,
         ForkFailed: _fork_failed,
         Ready: _ready,
         WantsOut: _wants_out,
         Died: _died,
-        Buried: _buried,
+        Buried: buried,
         Silent: _silent,
         Quarantined: _quarantined,
         Tick: _tick,
         Verb: _verb,
-        Foreign: _foreign_event,
+        Foreign: _foreign,
         handover.Said: _handover,
         handover.PeerDied: _handover,
         handover.RouterPrepared: _handover,

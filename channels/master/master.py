@@ -106,7 +106,7 @@ class Master:
             self._finish()
             return self._status
         self._control.open()
-        if self.life.routes:
+        if self.life.other.routes:
             self._control.publish()
         gc.collect()
         gc.freeze()  # what children share stays shared

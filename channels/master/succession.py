@@ -50,7 +50,7 @@ class Succession:
             return
         if not peer.process.hung_up:
             watch(peer.process.link.fileno(), self._read)
-        if self._life.peer_alive:
+        if self._life.other.peer_alive:
             watch(peer.process.pidfd, self._look)
         for slot, pidfd in peer.workers.items():
             watch(pidfd, lambda slot=slot: self._foreign_died(slot))  # type: ignore[misc]
@@ -84,7 +84,7 @@ class Succession:
 
     def forget_if_over(self) -> None:
         """The other master and its workers are dead, and that was handled."""
-        if self.peer is not None and not self._life.peer_alive and not self.peer.workers:
+        if self.peer is not None and not self._life.other.peer_alive and not self.peer.workers:
             self.peer.close()
             self.peer = None
 
@@ -154,11 +154,11 @@ class Succession:
 
     def _restore(self) -> None:
         if self._pidfile is not None:
-            if self._life.new is not None and self._life.old is None:
+            if self._life.other.new is not None and self._life.other.old is None:
                 self._pidfile.write()
             else:
                 self._pidfile.step_back()
-        if self._life.routes:
+        if self._life.other.routes:
             self._control.publish()
         self._close_spill()
 
