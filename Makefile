@@ -42,8 +42,9 @@ lint: build $(VENV)/.lint
 	$(BIN)/python -m mypy.stubtest channels.core.native --mypy-config-file setup.cfg --allowlist tests/core/stubtest.allow
 	$(BIN)/lint-imports
 
+# MODELS=--quick: without the largest; MODELS=ring: those whose name contains it.
 models:
-	docs/protocol/run_all.sh
+	docs/protocol/run_all.sh $(MODELS)
 
 # The core under its C driver with every sanitizer.
 sanitize:
