@@ -11,6 +11,7 @@ import socket
 
 HTTP = b"H"  # a connection with a request on it: bytes read so far
 CONTROL = b"C"  # a connection of `channels tail`, `send` or `alert`: its first line
+BROKEN_AT_ONCE = 16
 MESSAGE_MAX = 192 * 1024  # bytes read so far that may travel with a connection; sockets take about 208 KiB at once
 
 _RIGHTS_SPACE = socket.CMSG_SPACE(array.array("i").itemsize)
@@ -46,10 +47,13 @@ def give(write_fd: int, kind: bytes, data: bytes, connection: int) -> bool:
 
 
 def take(read_fd: int) -> tuple[bytes, bytes, int] | None:
-    """(kind, data, descriptor) of the next connection, or None.  Never waits."""
+    """(kind, data, descriptor) of the next connection, or None.  Never waits.
+
+    Of what is no connection it drops BROKEN_AT_ONCE at most: whoever floods an inbox must not hold its reader.
+    """
     raw = _Raw(read_fd)
     try:
-        while True:
+        for _ in range(BROKEN_AT_ONCE):
             try:
                 message, rights, flags, _ = raw.recvmsg(
                     MESSAGE_MAX + 64, _RIGHTS_SPACE, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
@@ -66,5 +70,6 @@ def take(read_fd: int) -> tuple[bytes, bytes, int] | None:
                 os.close(fd)
             if not message:
                 return None
+        return None
     finally:
         raw.detach()

@@ -36,6 +36,8 @@ log = logging.getLogger("channels")
 TICK = 1.0  # seconds between two looks at the heartbeats
 HEARTBEAT_SLACK = 1.0  # a heartbeat is written once a second
 FINAL_WAIT = 2.0
+WORDS_AT_ONCE = 16  # of one worker, before others are listened to
+LAST_WORDS = 4096  # of a dead one; its socket holds fewer
 ASKABLE = ("reload", "stop")  # verbs that an application may ask for
 
 Load = Callable[[], "tuple[Settings, Hooks]"]
@@ -167,11 +169,12 @@ class Master:
         process = self.workers[slot]
         status = process.peek()
         if status is not None:
-            self._read_worker(slot)  # its last words come before its death
+            self._read_worker(slot, LAST_WORDS)  # they come before its death
             self._queue.append(words.Died(slot, status))
 
-    def _read_worker(self, slot: int) -> None:
-        while True:
+    def _read_worker(self, slot: int, most: int = WORDS_AT_ONCE) -> None:
+        """What it says is not believed further than it concerns itself; a flood of it waits for its turn."""
+        for _ in range(most):
             message = self.workers[slot].receive()
             if not message:
                 return
@@ -180,7 +183,7 @@ class Master:
                 self._queue.append(words.Ready(slot))
             elif word == "leaving":
                 self._queue.append(words.WantsOut(slot, rest))
-            elif word == "changed" and self.life.children.is_ready(slot):
+            elif word == "changed" and self.settings.reload and self.life.children.is_ready(slot):
                 log.info("%s has changed", rest)
                 self._queue.append(words.Verb("reload"))
             elif word == "asks" and rest in ASKABLE:
