@@ -35,6 +35,7 @@ class _Receiver:
         self.box = box
         self.name = name
         self.handler = handler
+        self.ordered = ordered
         self.queue = native.AlertQueue(
             box.client.endpoint, name, settings.alert_queue_length, settings.alert_queue_bytes
         )
@@ -103,8 +104,18 @@ class _Receiver:
         if correlation is not None:
             answers.answer(self.box.client, source, correlation, result, error)
 
+    def replace(self, handler: Handler) -> None:
+        """What waits is the new handler's."""
+        self.handler = self.queue.handler = handler
+
     def close(self) -> None:
+        """What waits is discarded; calls among it are refused, as if they came now."""
         self.queue.close()
+        while (alert := self.queue.take()) is not None:
+            _, source, correlation, _ = alert
+            if correlation is not None:
+                error = LookupError(f"{self.name.decode(errors='replace')!r} has no handler any more")
+                answers.answer(self.box.client, source, correlation, None, error)
         if self.greenlet is not getcurrent() and self.queue.waiter is not None:
             self.box.client.hub.loop.run_callback(self._wake)
 
@@ -138,13 +149,17 @@ class Box:
 
     def receive(self, name: str | bytes, handler: Handler | None, ordered: bool) -> None:
         raw = native.alert_name(name)
-        old = self.receivers.pop(raw, None)
-        if old is not None:
-            old.close()
+        if handler is not None and not callable(handler):
+            raise TypeError(f"a handler must be callable, not {type(handler).__name__}")
+        old = self.receivers.get(raw)
+        if old is not None and handler is not None and old.ordered == ordered:
+            old.replace(handler)
+            return
         native.set_alert_queue(self.client.endpoint, raw, None)
+        if old is not None:
+            del self.receivers[raw]
+            old.close()
         if handler is not None:
-            if not callable(handler):
-                raise TypeError(f"a handler must be callable, not {type(handler).__name__}")
             receiver = self.receivers[raw] = _Receiver(self, raw, handler, ordered)
             native.set_alert_queue(self.client.endpoint, raw, receiver.queue)
 

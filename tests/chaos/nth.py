@@ -43,7 +43,6 @@ RUNNING: dict[str, dict[str, tuple[str, ...]]] = {
         "brk": ("ENOMEM",),
         "fcntl": ("EINVAL",),
         "setsockopt": ("EINVAL",),
-        "close": ("EIO",),
     },
     "router": {
         "epoll_wait": ("EINTR",),

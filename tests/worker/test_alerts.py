@@ -6,6 +6,7 @@ import os
 import signal
 
 import gevent
+import gevent.event
 import pytest
 
 import channels
@@ -282,6 +283,34 @@ def test_a_later_handler_replaces_the_former(plain):
     assert one.run(alerts.call, two.pid, "q", b"", timeout=20) == b"1"
     two.run(answer_with, "q", b"2")
     assert one.run(alerts.call, two.pid, "q", b"", timeout=20) == b"2"
+
+
+@pytest.mark.parametrize("successor", [b"second", None])
+def test_calls_that_wait_for_a_handler_go_to_its_successor_and_are_refused_when_there_is_none(plain, successor):
+    one, two = plain.workers.values()
+    two.run(hold_calls)
+    for _ in range(2):
+        one.start(alerts.call, two.pid, "held", b"", timeout=20)
+    wait_until(lambda: two.run(counter, "alerts_received") == 2)
+    two.run(release_calls, successor)
+    if successor is None:
+        with pytest.raises(RemoteError, match="no handler"):
+            one.result()
+        assert one.result() == b"first"
+    else:
+        assert [one.result(), one.result()] == [b"first", b"second"]
+
+
+def hold_calls():
+    global held
+    held = gevent.event.Event()
+    alerts.receive("held", lambda data: held.wait() and b"first")
+
+
+def release_calls(successor):
+    alerts.receive("held", None if successor is None else lambda data: successor)
+    gevent.sleep(0.01)
+    held.set()
 
 
 def test_handlers_of_a_name_run_one_after_the_other_unless_told_otherwise(plain):
