@@ -21,7 +21,7 @@ ch = Channels(app)
 
 
 def colour():
-    red, green, blue = colorsys.hls_to_rgb(random.random(), 0.55, 0.65)
+    red, green, blue = colorsys.hls_to_rgb(random.random(), 0.36, 0.7)  # dark enough for white letters
     return f"#{int(red * 255):02x}{int(green * 255):02x}{int(blue * 255):02x}"
 
 

@@ -22,6 +22,8 @@ function draw (cursor) {
     others.set(cursor.id, mark)
     count()
   }
+  mark.at = cursor
+  mark.classList.toggle('left', cursor.x > 0.65) // its name stays inside
   mark.style.transform = `translate(${cursor.x * field.clientWidth}px, ${cursor.y * field.clientHeight}px)`
 }
 
@@ -50,6 +52,7 @@ function connect () {
   }
 }
 
+new ResizeObserver(() => { for (const mark of others.values()) draw(mark.at) }).observe(field)
 field.onpointermove = event => {
   const box = field.getBoundingClientRect()
   at = [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height]

@@ -1,5 +1,5 @@
 'use strict'
-const KEPT = 120
+const KEPT = 60 // reports: half a minute
 const series = {}
 const badge = document.querySelector('.badge')
 const show = number => Math.round(number).toLocaleString('en')
@@ -10,8 +10,10 @@ function tile (id, value) {
   const root = document.getElementById(id)
   const top = Math.max(...kept, 1)
   root.querySelector('strong').textContent = show(value)
-  root.querySelector('polyline').setAttribute('points',
-    kept.map((each, at) => `${(100 * (at + KEPT - kept.length)) / (KEPT - 1)},${29 - (27 * each) / top}`).join(' '))
+  const left = (100 * (KEPT - kept.length)) / (KEPT - 1)
+  const line = kept.map((each, at) => `${left + (100 * at) / (KEPT - 1)},${29 - (25 * each) / top}`).join(' ')
+  root.querySelector('polyline').setAttribute('points', line)
+  root.querySelector('polygon').setAttribute('points', `${left},30 ${line} 100,30`)
 }
 
 function report (now) {

@@ -10,11 +10,13 @@ function door (id, send) {
     form.firstElementChild.value = ''
     if (text.trim()) send(text)
   }
+  const toEnd = () => { list.scrollTop = list.scrollHeight }
+  new ResizeObserver(toEnd).observe(list)
   return {
     state (open) { badge.dataset.state = open ? 'open' : 'closed'; badge.textContent = open ? 'connected' : 'connecting' },
     show (data) {
       const said = JSON.parse(data)
-      if (said.event === 'gap') return
+      if (said.event === 'gap') return this.gap(said.missed)
       const item = document.createElement('li')
       item.className = said.door === id ? 'own' : ''
       item.textContent = said.text
@@ -22,7 +24,14 @@ function door (id, send) {
       note.textContent = `by ${said.door === 'socket' ? 'WebSocket' : 'POST'}, worker ${said.worker}`
       item.append(note)
       list.append(item)
-      list.scrollTop = list.scrollHeight
+      toEnd()
+    },
+    gap (missed) {
+      const item = document.createElement('li')
+      item.textContent = missed === null ? 'Something was said meanwhile.' : `${missed} missed.`
+      item.className = 'gap'
+      list.append(item)
+      toEnd()
     }
   }
 }
@@ -32,6 +41,7 @@ const source = new EventSource(`${base}/events`)
 source.onopen = () => left.state(true)
 source.onerror = () => left.state(false)
 source.onmessage = event => left.show(event.data)
+source.addEventListener('gap', event => left.gap(JSON.parse(event.data).missed))
 
 let socket
 const right = door('socket', text => socket.send(text))
