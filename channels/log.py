@@ -30,7 +30,12 @@ class Formatter(logging.Formatter):
         text = super().format(record)
         if text.isprintable():
             return text
-        return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text).replace("\n", "\n  ")
+        return without_controls(text).replace("\n", "\n  ")
+
+
+def without_controls(text: str) -> str:
+    """Fit for a terminal: control characters but tabs and line feeds written as escapes."""
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 class _Handler(logging.StreamHandler):  # type: ignore[type-arg]  # generic in the stubs only

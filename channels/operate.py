@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Callable
 
-from channels import control
+from channels import control, log
 
 STATUS_FAILED = 1
 TOP_PERIOD = 1.0  # seconds
@@ -139,7 +139,9 @@ def _tail(given: argparse.Namespace) -> int:
             if answer["missed"]:
                 print(f"# {answer['missed']} missed", file=sys.stderr)
             event = f" {answer['event']}" if answer["event"] else ""
-            sys.stdout.write(f"{answer['channel']}{event} {data.decode(errors='backslashreplace')}\n")
+            line = f"{answer['channel']}{event} {data.decode(errors='backslashreplace')}\n"
+            # What clients send must not act upon the operator's terminal; a pipe gets it as it is.
+            sys.stdout.write(log.without_controls(line) if sys.stdout.isatty() else line)
             sys.stdout.flush()
             seen += 1
             if seen == given.count:

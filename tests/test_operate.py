@@ -75,6 +75,28 @@ def test_send_and_tail_meet(server: Server) -> None:
     assert run(server, "send", "nobody:listens", "x").stdout == b"0 workers listened\n"
 
 
+def test_on_a_terminal_tail_shows_escapes_and_does_not_send_them(server: Server) -> None:
+    for terminal in (True, False):
+        read, write = os.openpty() if terminal else os.pipe()
+        command = [
+            sys.executable,
+            "-m",
+            "channels",
+            "--control-socket",
+            str(server.control),
+            "tail",
+            "esc",
+            "--count",
+            "1",
+        ]
+        tail = subprocess.Popen(command, cwd=ROOT, stdout=write)
+        os.close(write)
+        server.wait(lambda: run(server, "send", "esc", "a\x1b[2Jb").stdout == b"1 worker listened\n")
+        tail.wait(30)
+        assert os.read(read, 100).strip() == (rb"esc a\x1b[2Jb" if terminal else b"esc a\x1b[2Jb")
+        os.close(read)
+
+
 def test_top_shows_every_worker_once(server: Server) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "channels", "--control-socket", str(server.control), "top", "--once"],

@@ -76,5 +76,11 @@ def origin_allowed(environ: dict[str, Any], origins: str | Iterable[str] | None)
     if origin is None or origins == "*":
         return True
     if origins is None:
-        return bool(urlsplit(origin).netloc.lower() == environ.get("HTTP_HOST", "").lower() != "")
+        try:
+            page = urlsplit(origin)
+        except ValueError:
+            return False
+        if environ.get("wsgi.url_scheme") == "https" and page.scheme != "https":
+            return False  # a page that came over the open wire may be anybody's
+        return bool(page.netloc.lower() == environ.get("HTTP_HOST", "").lower() != "")
     return origin in ([origins] if isinstance(origins, str) else list(origins))

@@ -59,6 +59,9 @@ def test_what_is_no_handshake_is_refused(changes: dict[str, str], status: int) -
         ("http://example.org:8000.evil", None, False),
         ("null", None, False),
         ("", None, False),
+        ("http://[", None, False),
+        ("http://example.org:8000@evil", None, False),
+        ("file://", None, False),
         ("http://other", "*", True),
         ("http://other", "http://other", True),
         ("http://other", ["http://one", "http://other"], True),
@@ -70,6 +73,13 @@ def test_origins(origin: str | None, origins: Any, allowed: bool) -> None:
     given = environ() if origin is None else environ(HTTP_ORIGIN=origin)
     assert handshake.origin_allowed(given, origins) is allowed
     assert (answer(given, origins=origins).status_code == 101) is allowed
+
+
+def test_a_page_that_came_unencrypted_may_not_connect_where_encryption_is() -> None:
+    for scheme, allowed in (("http", False), ("https", True)):
+        given = environ(HTTP_ORIGIN=f"{scheme}://example.org:8000", **{"wsgi.url_scheme": "https"})
+        assert handshake.origin_allowed(given, None) is allowed
+        assert handshake.origin_allowed(given, given["HTTP_ORIGIN"])
 
 
 def test_a_request_without_a_host_has_no_own_origin() -> None:
