@@ -43,65 +43,97 @@ cdef LocalChannel unknown_channel(Endpoint self, const record *header):
 
 
 cdef int take_message(Endpoint self, const record *header, const uint8_t *body) except -1:
+    """A message to whoever is in its channel here."""
+    cdef LocalChannel channel
+    cdef frame_facts facts
+    cdef PyObject *known = self.by_row[header.row] if header.row < self.rows else NULL
+    if known == NULL or (<LocalChannel>known).row_generation != header.row_generation or header.flags & FLAG_LARGE:
+        return take_uncommon(self, header, body)
+    channel = <LocalChannel>known
+    if header.sequence <= channel.last:
+        shared_plus(&self.counters[10], 1)
+        return 0
+    facts.event, facts.event_size = body, header.name_length
+    facts.body = body + header.name_length
+    facts.body_size = header.length - sizeof(record) - header.name_length
+    return deliver(self, channel, header, &facts, None)
+
+
+cdef int take_uncommon(Endpoint self, const record *header, const uint8_t *body) except -1:
+    """The same where the row is not known yet, for it was joined by a prefix, or where the body came before."""
     cdef LocalChannel channel = None
-    cdef Binding binding
-    cdef Message message = None
     cdef Assembly large = None
-    cdef Py_ssize_t i
+    cdef Binding binding
     cdef uint64_t gap
     cdef frame_facts facts
-    if header.row < self.segment.c.at.rows and self.by_row[header.row] != NULL:
+    if header.row < self.rows and self.by_row[header.row] != NULL:
         channel = <LocalChannel>self.by_row[header.row]
         if channel.row_generation != header.row_generation:
             channel = None
     if channel is None:
         channel = unknown_channel(self, header)
-        if channel is None:
-            shared_plus(&self.counters[10], 1)
-            if header.flags & FLAG_LARGE:
-                large_body(self, header, body)
-            return 0
-    if header.sequence <= channel.last:
+    if channel is None or header.sequence <= channel.last:
         shared_plus(&self.counters[10], 1)
+        if channel is None and header.flags & FLAG_LARGE:
+            large_body(self, header, body)
         return 0
-    if header.flags & FLAG_LARGE:
-        large = large_body(self, header, body)
-        if large is None:
-            if not (<const large_payload *>body).receivers[self.c.slot // 64] >> (self.c.slot % 64) & 1:
-                gap = header.sequence - channel.last - 1
-                channel.last = header.sequence  # sent before this worker joined: nobody here has missed it
-                if gap:
-                    note_lost(self, channel, gap)
-                for binding in channel.bindings:
-                    if binding.queue is not None:
-                        binding._skip(header.sequence)
-            return 0
-        facts.event = <const uint8_t *>PyBytes_AS_STRING(large.name)
-        facts.event_size = PyBytes_GET_SIZE(large.name)
-        facts.body, facts.body_size = <const uint8_t *>PyBytes_AS_STRING(large.data), PyBytes_GET_SIZE(large.data)
-    else:
+    if not header.flags & FLAG_LARGE:
         facts.event, facts.event_size = body, header.name_length
         facts.body = body + header.name_length
         facts.body_size = header.length - sizeof(record) - header.name_length
-    gap = header.sequence - channel.last - 1
+        return deliver(self, channel, header, &facts, None)
+    large = large_body(self, header, body)
+    if large is not None:
+        facts.event = <const uint8_t *>PyBytes_AS_STRING(large.name)
+        facts.event_size = PyBytes_GET_SIZE(large.name)
+        facts.body, facts.body_size = <const uint8_t *>PyBytes_AS_STRING(large.data), PyBytes_GET_SIZE(large.data)
+        return deliver(self, channel, header, &facts, large.data)
+    if not (<const large_payload *>body).receivers[self.c.slot // 64] >> (self.c.slot % 64) & 1:
+        gap = header.sequence - channel.last - 1
+        channel.last = header.sequence  # sent before this worker joined: nobody here has missed it
+        if gap:
+            note_lost(self, channel, gap)
+        for binding in channel.bindings:
+            if binding.queue is not None:
+                binding._skip(header.sequence)
+    return 0
+
+
+cdef int deliver(Endpoint self, LocalChannel channel, const record *header, frame_facts *facts, bytes data) except -1:
+    """One message to everyone in its channel here; `data`: its body, where it is an object already.
+
+    Pointers are borrowed from the channel where nothing runs that could change it: counting each reference up and down
+    costs as much as the rest.
+    """
+    cdef Message message
+    cdef StreamGroup group
+    cdef PyObject *binding
+    cdef bint made = False
+    cdef Py_ssize_t i = 0
+    cdef uint64_t gap = header.sequence - channel.last - 1
     channel.last = header.sequence
     if gap:
         note_lost(self, channel, gap)
     facts.epoch, facts.number = channel.epoch, header.sequence
-    for i in range(PyList_GET_SIZE(channel.bindings)):
-        binding = <Binding>PyList_GET_ITEM(channel.bindings, i)
-        if binding.queue is None:
-            binding.group._message(&facts)
+    while i < PyList_GET_SIZE(channel.bindings):
+        binding = PyList_GET_ITEM(channel.bindings, i)
+        i += 1
+        if (<Binding>binding).queue is None:
+            group = (<Binding>binding).group
+            group._message(facts)
             continue
-        if message is None:
+        if not made:
             message = Message.__new__(Message)
             message.channel, message.number, message.epoch = channel.name, header.sequence, channel.epoch
             message.time_ns, message.missed = header.time_ns, 0
-            message.data = large.data if large is not None else PyBytes_FromStringAndSize(
-                <const char *>facts.body, facts.body_size)
+            if data is None:
+                message.data = PyBytes_FromStringAndSize(<const char *>facts.body, facts.body_size)
+            else:
+                message.data = data
             if facts.event_size:
                 message.event_name = PyBytes_FromStringAndSize(<const char *>facts.event, facts.event_size)
-        binding.queue._push(message, binding)
+            made = True
+        (<Binding>binding).queue._push(message, <Binding>binding)
     self.received += 1
     self.received_bytes += facts.body_size
     return 0

@@ -151,6 +151,13 @@ cdef class Binding:
         return missed
 
 
+cdef extern from *:
+    """
+    /* A reference that changes hands. */
+    static inline PyObject *given(PyObject *held) { return held; }
+    """
+    object given(PyObject *held)
+
 cdef struct queue_entry:
     PyObject *message
     PyObject *binding
@@ -199,6 +206,7 @@ cdef class Queue(Member):
             self.count -= 1
         free(self.entries)
 
+    @cython.final
     cdef int _grow(self) except -1:
         cdef Py_ssize_t i
         cdef queue_entry *grown = <queue_entry *>malloc(2 * self.capacity * sizeof(queue_entry))
@@ -212,6 +220,7 @@ cdef class Queue(Member):
         self.capacity *= 2
         return 0
 
+    @cython.final
     cdef int _push(self, Message message, Binding binding) except -1:
         cdef Py_ssize_t size = PyBytes_GET_SIZE(message.data)
         if self.closed:
@@ -242,12 +251,14 @@ cdef class Queue(Member):
                 notify_write(self.event_fd)
         return 0
 
+    @cython.final
     cdef int _list(self) except -1:
         if not self.listed:
             self.listed = True
             self.endpoint.woken.append(self)
         return 0
 
+    @cython.final
     cdef void _discard_first(self):
         cdef queue_entry *entry = &self.entries[self.first & (self.capacity - 1)]
         self.bytes_waiting -= PyBytes_GET_SIZE((<Message>entry.message).data)
@@ -256,22 +267,28 @@ cdef class Queue(Member):
         Py_DECREF(<object>entry.message)
         Py_DECREF(<object>entry.binding)
 
+    @cython.final
     cdef Message _take(self):
         cdef queue_entry *entry = &self.entries[self.first & (self.capacity - 1)]
-        cdef Message message = <Message>entry.message
-        cdef Binding binding = <Binding>entry.binding
-        cdef Message copy
-        cdef uint64_t missed = message.number - binding.last - 1
-        if missed:
-            missed = binding._missed(message.number)
-        binding.last = message.number
+        cdef Message message = <Message>given(entry.message)
+        cdef PyObject *binding = entry.binding
         self.first += 1
         self.count -= 1
         self.bytes_waiting -= PyBytes_GET_SIZE(message.data)
-        Py_DECREF(message)
-        Py_DECREF(binding)
         if self.count == 0 and self.event_fd >= 0:
             notify_clear(self.event_fd)
+        if message.number != (<Binding>binding).last + 1:
+            return self._take_after_gap(message, <Binding>given(binding))
+        (<Binding>binding).last = message.number
+        Py_DECREF(<object>binding)
+        return message
+
+    @cython.final
+    cdef Message _take_after_gap(self, Message message, Binding binding):
+        """The same message, or a copy of it that says how many of its channel were missed before it."""
+        cdef Message copy
+        cdef uint64_t missed = binding._missed(message.number)
+        binding.last = message.number
         if missed == 0:
             return message
         copy = Message.__new__(Message)
@@ -348,6 +365,7 @@ cdef class Queue(Member):
         fd, self.event_fd = self.event_fd, -1
         return fd
 
+    @cython.final
     cdef int _close(self) except -1:
         if self.closed:
             return 0
@@ -361,6 +379,7 @@ cdef class Queue(Member):
         """Take nothing new; what waits may still be taken."""
         self._close()
 
+    @cython.final
     cdef int _purge(self, Binding binding) except -1:
         cdef Py_ssize_t i, kept = 0
         cdef queue_entry entry
