@@ -55,6 +55,12 @@ cdef int _hops(Endpoint self, uint64_t *source) except -1:
     return <int>(hops if hops < 255 else 255)
 
 
+def alert_hops(Endpoint endpoint):
+    """Which link of a chain of handlers an alert of the running greenlet's is.  Raises AlertLoop."""
+    cdef uint64_t source
+    return _hops(endpoint, &source)
+
+
 cdef int _post(Endpoint self, str what, uint32_t slot, uint64_t generation, bytes name, object data, int hops,
                object timeout) except -1:
     cdef record header
@@ -151,7 +157,7 @@ cdef bint answer_at_once(AlertQueue queue, object result) except -1:
         size = PyBytes_GET_SIZE(result)
     if WORKER_SLOT(queue.source) == self.c.slot or not segment_here(&self.segment.c):
         return False
-    if <uint64_t>size > ring_body_max(self.segment.c.at.direct_bytes):
+    if <uint64_t>size > ring_body_max(self.segment.c.at.direct_bytes) or <uint64_t>size > self.message_max:
         return False
     peer = endpoint_peer(&self.c, WORKER_SLOT(queue.source), WORKER_GENERATION(queue.source))
     if peer == NULL:

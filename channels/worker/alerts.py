@@ -15,7 +15,7 @@ import gevent
 from greenlet import getcurrent
 
 from channels.core import native
-from channels.errors import AlertLoop, CallTimeout, MessageTooBig, RemoteError, RingFull, WorkerGone
+from channels.errors import CallTimeout, MessageTooBig, RemoteError, RingFull, WorkerGone
 from channels.worker import answers
 from channels.worker import client as fabric
 from channels.worker.room import Wake
@@ -165,25 +165,13 @@ class Box:
 
     # ---- sending ----
 
-    def hops(self) -> int:
-        """One more than the alert has whose handler this greenlet runs."""
-        context = native.alert_context(self.client.endpoint)
-        if context is None:
-            return 0
-        hops = int(context[2]) + 1
-        most = self.client.settings.alert_hops_max
-        if most and hops > most:
-            raise AlertLoop(hops)
-        return min(hops, 255)
-
     def send(
         self, target: tuple[int, int], name: bytes, data: Any, flags: int, correlation: int, timeout: float | None
     ) -> None:
         endpoint = self.client.endpoint
-        hops = self.hops()
+        hops = native.alert_hops(endpoint)
         if target[0] == endpoint.slot:
-            _check_size(self.client, data)
-            native.alert_self(endpoint, native.ALERT, flags, hops, correlation, name, _bytes(data))
+            native.alert_self(endpoint, native.ALERT, flags, hops, correlation, name, _body(self.client, data))
             return
         left = native.send_alerts(endpoint, [target], flags, hops, correlation, name, data)
         if left is not None:
@@ -260,16 +248,14 @@ class Box:
                 self.client.room.fire(call.wake)
 
 
-def _bytes(data: Any) -> bytes:
+def _body(client: fabric.Client, data: Any) -> bytes:
+    """An alert's data as bytes.  Raises MessageTooBig, TypeError."""
     if isinstance(data, str):
         raise TypeError("data must be bytes-like, not str; encode it first: data.encode()")
-    return data if type(data) is bytes else memoryview(data).tobytes()
-
-
-def _check_size(client: fabric.Client, data: Any) -> None:
-    size = memoryview(_bytes(data)).nbytes
+    size = memoryview(data).nbytes
     if size > client.settings.message_max:
         raise MessageTooBig(size, client.settings.message_max)
+    return data if type(data) is bytes else memoryview(data).tobytes()
 
 
 _box: Box | None = None
@@ -290,8 +276,7 @@ def _general(
     """An alert that the core could not send at once: to this very worker, too large, or there is no room."""
     mine = box(what)
     if left[0][2] == "self":
-        _check_size(mine.client, data)
-        native.alert_self(mine.client.endpoint, native.ALERT, flags, hops, 0, name, _bytes(data))
+        native.alert_self(mine.client.endpoint, native.ALERT, flags, hops, 0, name, _body(mine.client, data))
         return
     if what == "alerts.broadcast":
         left = [entry for entry in left if entry[2] != "gone"]
@@ -368,14 +353,14 @@ def call_all(name: str | bytes, data: bytes, *, timeout: float | None = None) ->
     """Call every ready worker, the own one included: {worker id: what its handler returned, or the exception}."""
     mine = box("alerts.call_all")
     raw = native.alert_name(name)
-    _check_size(mine.client, data)
+    body = _body(mine.client, data)
     deadline = None if timeout is None else time.monotonic() + timeout
     endpoint = mine.client.endpoint
     answers: dict[int, bytes | Exception | None] = {}
     started: dict[int, tuple[int, _Call]] = {}
     for target in [(endpoint.slot, endpoint.generation), *mine.client.ready_peers()]:
         try:
-            started[target[0]] = mine.call_start(target, raw, data, timeout)
+            started[target[0]] = mine.call_start(target, raw, body, timeout)
         except (WorkerGone, RingFull) as error:
             answers[target[0]] = error
     try:

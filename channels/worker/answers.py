@@ -11,6 +11,7 @@ from typing import Any
 import gevent
 
 from channels.core import native
+from channels.errors import MessageTooBig
 
 AT_ONCE = 8  # fragments before others run
 DETAIL_MAX = 1000  # characters of an error's text that travel
@@ -27,7 +28,11 @@ def answer(client: Any, source: int, correlation: int, result: bytes | None, err
     if source == endpoint.id:
         native.alert_self(endpoint, kind, flags, 0, correlation, b"", data)
         return
-    parcel = native.Parcel(endpoint, kind, flags, 0, correlation, b"", data, [native.split_id(source)])
+    try:
+        parcel = native.Parcel(endpoint, kind, flags, 0, correlation, b"", data, [native.split_id(source)])
+    except MessageTooBig as too_big:
+        answer(client, source, correlation, None, too_big)
+        return
     if not parcel.pump(AT_ONCE):
         gevent.spawn(_finish, client, parcel)
 

@@ -41,6 +41,19 @@ def register_echo():
     alerts.receive("echo", bytearray)
 
 
+def test_an_answer_larger_than_message_max_is_an_error_and_the_handler_goes_on():
+    with Cluster(2, message_max=1000) as cluster:
+        one, two = cluster.workers.values()
+        two.run(register_repeating)
+        with pytest.raises(RemoteError, match="message_max"):  # and not CallTimeout
+            one.run(alerts.call, two.pid, "repeat", b"1001", timeout=20)
+        assert one.run(alerts.call, two.pid, "repeat", b"1000", timeout=20) == bytes(1000)
+
+
+def register_repeating():
+    alerts.receive("repeat", lambda data: bytes(int(data)))
+
+
 @pytest.mark.parametrize("prepared", [False, True])
 def test_a_call_that_nobody_handles_is_refused_at_once(plain, prepared):
     """Also by a worker that never used alerts."""
