@@ -21,6 +21,7 @@ class Result:
     case: str
     unit: str
     figures: dict[str, list[float]]
+    disturbed: list[float]  # processors that others kept busy during each repeat
     must: float | None = None
     against: str | None = None  # times that peer's median; None: the figure itself
     reference: float | None = None  # that peer's median, where another case measured it
@@ -137,6 +138,16 @@ def processor() -> str:
     return platform.machine()
 
 
+def _disturbance(results: list[Result]) -> str:
+    shares = [share for result in results for share in result.disturbed]
+    return (
+        "Other programs took part of the processors meanwhile: during half of the repeats less than "
+        f"{statistics.median(shares):.2f} of one, during the worst {max(shares):.2f}. What was above 0.15 has been run "
+        f"again, up to three times and while there was time; {sum(share > 0.15 for share in shares)} of {len(shares)} "
+        "repeats stayed above it, and their figures are too low for whoever it was."
+    )
+
+
 def write(results: list[Result], facts: Facts, peers: list[type[Peer]], seconds: float) -> None:
     """docs/benchmarks/fabric.md and fabric.svg."""
     DIRECTORY.mkdir(parents=True, exist_ok=True)
@@ -149,10 +160,12 @@ def write(results: list[Result], facts: Facts, peers: list[type[Peer]], seconds:
         "least and the most; the peers of a case run in turn, so that what disturbs one disturbs all. Only ratios "
         "mean something on another machine.",
         "",
+        _disturbance(results),
+        "",
         "Every run is lossless and checked: each subscriber compares the number, the order and every byte of what it "
-        "gets with what was sent, inside the time that is measured. Publishers keep a window of at most 4,096 messages "
-        "or 4 MiB (ours: 1 MiB) in flight to each subscriber; a byte through a pipe gives back a quarter of it. A "
-        "fifth of the messages goes through before the clock starts.",
+        "gets with what was sent, inside the time that is measured. Each publisher keeps a window of at most 4,096 "
+        "messages, all together 4 MiB of bodies (ours: 1 MiB), in flight to each subscriber; a byte through a pipe "
+        "gives back a quarter of it. A fifth of the messages goes through before the clock starts.",
         "",
         "## What is required",
         "",

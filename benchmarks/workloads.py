@@ -27,7 +27,7 @@ class FanOut:
 
     def window(self, make: type[Peer]) -> int:
         """Messages in flight at most, from each publisher."""
-        return max(2, min(4096, make.flight // self.size) // 1)
+        return max(2, min(4096, make.flight // self.size // self.publishers))
 
     def run(self, make: type[Peer], amount: int) -> float:
         peer = make()

@@ -18,6 +18,7 @@ from benchmarks.peers import Peer
 from channels import alerts, channel_send, subscribe
 from tests.cluster import Cluster
 
+RING = 1 << 20
 _parts: list[Callable[[], Any]] = []
 
 
@@ -27,9 +28,17 @@ def _part(index: int) -> Any:
 
 class Fabric(Peer):
     name = "channels"
-    does = "`channel_send` for each message, a subscription iterated, under gevent; through the router"
-    flight = 1 << 20  # more would go through the router's memory for those who are behind
-    settings: dict[str, Any] = {"message_max": 256 << 20, "assembly_max": 1 << 30, "send_timeout": actors.DEADLINE}
+    does = (
+        "`channel_send` for each message, a subscription iterated, under gevent; through the router; rings of 1 MiB, "
+        "where the default is 256 KiB, for the others' buffers have no bound either"
+    )
+    flight = RING  # more would go through the router's memory for those who are behind
+    settings: dict[str, Any] = {
+        "ring_size": RING,
+        "message_max": 256 << 20,
+        "assembly_max": 1 << 30,
+        "send_timeout": actors.DEADLINE,
+    }
 
     def wait_read(self, fd: int) -> None:
         wait_read(fd)
