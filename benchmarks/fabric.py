@@ -23,12 +23,12 @@ from benchmarks.peers.zeromq import ZeroMQ
 from benchmarks.workloads import AlertRoundTrip, FanOut, PingPong, RoundTrip
 
 REPEATS = 5
-SECONDS = 0.4  # that one repeat takes, about
+SECONDS = 0.25  # that one repeat takes, about
 QUICK_SECONDS = 0.1
 MIB = 1 << 20
 DISTURBED = 0.15  # processors that others may keep busy during a repeat
 TRIES = 3  # of a disturbed repeat; the least disturbed one counts
-PATIENCE = 330.0  # seconds after which nothing is tried again: the whole has to end within ten minutes
+PATIENCE = 150.0  # seconds after which nothing is tried again: the whole is to end within ten minutes
 
 MANY: list[type[Peer]] = [Fabric, Redis, RedisPipelined, ZeroMQ, SimpleQueue, Queue, FasterFifo]
 ONE: list[type[Peer]] = [*MANY, Pipe]
