@@ -9,6 +9,7 @@ import stat
 from typing import Any
 
 BACKLOG = 2048
+PROBE_IDLE, PROBE_EVERY, PROBES = 60, 10, 6  # seconds of silence, seconds, count: keepalive of tcp(7)
 
 
 def listening(where: Any) -> Any:
@@ -55,3 +56,23 @@ def plain(listener: Any) -> _socket.socket:
     found = listener._sock
     assert isinstance(found, _socket.socket)
     return found
+
+
+def tune(listener: _socket.socket, patience: float) -> None:
+    """What its connections inherit (tcp(7)): no delay, and the end of those whose client vanished without a word.
+
+    Args:
+        patience: Seconds for which a client may acknowledge nothing of what is sent, or have no room for it.
+    """
+    for level, option, value in (
+        (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+        (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(int(patience * 1000), 1)),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, PROBE_IDLE),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PROBE_EVERY),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, PROBES),
+        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    ):
+        try:
+            listener.setsockopt(level, option, value)
+        except OSError:
+            pass  # not TCP

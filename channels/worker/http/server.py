@@ -23,7 +23,7 @@ from greenlet import getcurrent
 
 from channels.worker.http.accept import DESCRIPTORS_PAUSE, AcceptPolicy
 from channels.worker.http.accesslog import AccessLog
-from channels.worker.http.bind import listening, plain
+from channels.worker.http.bind import listening, plain, tune
 from channels.worker.http.clock import Clock
 from channels.worker.http.config import HttpConfig
 from channels.worker.http.connection import Connection
@@ -70,11 +70,7 @@ class Listener:
         self.io = loop.io(self.sock.fileno(), 1)
         self.timer = loop.timer(0)
         if self.sock.family != socket.AF_UNIX:
-            try:
-                # Connections inherit it.
-                self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            except OSError:
-                pass  # not TCP
+            tune(self.sock, server.config.write_timeout)
         self.environ = self._environ(server.config)
 
     def _environ(self, config: HttpConfig) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import gevent.socket
 import pytest
 
-from channels.worker.http.bind import listening
+from channels.worker.http.bind import listening, plain, tune
 from tests.worker.http.running import Running, hello
 
 
@@ -50,3 +50,16 @@ def test_several_at_once(tmp_path: Path) -> None:
             client.connect(str(path))
             client.sendall(b"GET / HTTP/1.0\r\n\r\n")
             assert client.recv(100).startswith(b"HTTP/1.1 200 ")
+
+
+def test_connections_inherit_how_those_who_vanish_are_found() -> None:
+    listener = listening(("127.0.0.1", 0))
+    tune(plain(listener), 2.5)
+    with socket.create_connection(listener.getsockname()):
+        listener.setblocking(True)
+        accepted, _ = listener.accept()
+        with accepted:
+            tcp = [socket.TCP_NODELAY, socket.TCP_USER_TIMEOUT, socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL]
+            assert [accepted.getsockopt(socket.IPPROTO_TCP, option) for option in tcp] == [1, 2500, 60, 10]
+            assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+    listener.close()

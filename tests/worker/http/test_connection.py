@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import socket
+import struct
 import threading
 from typing import Any
 
@@ -10,7 +12,7 @@ import gevent
 import pytest
 
 from channels.errors import ClientGone
-from tests.worker.http.running import Running, everything, hello, read_answer, wait_until
+from tests.worker.http.running import DEADLINE, Running, everything, hello, read_answer, wait_until
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
@@ -186,6 +188,33 @@ def test_a_client_that_goes_is_noticed_while_the_application_waits(early: bytes)
         client.close()
         wait_until(lambda: cores[0].ended is ClientGone)
         wait_until(lambda: server.server.stats.connections == 0)
+
+
+SO_ATTACH_FILTER = 26  # socket(7)
+NOTHING = struct.pack("HBBI", 0x06, 0, 0, 0)  # classic BPF: every segment is dropped, so nothing is acknowledged
+
+
+def test_a_client_that_vanishes_without_a_word_is_given_up() -> None:
+    closed = threading.Event()
+
+    def application(environ: dict[str, Any], start_response: Any) -> Any:
+        start_response("200 OK", [])
+        try:
+            while True:
+                yield b"x"
+                gevent.sleep(0.02)
+        finally:
+            closed.set()
+
+    with Running(application, write_timeout=0.5) as server:
+        client = server.connect()
+        client.sendall(GET)
+        assert client.recv(10)
+        code = ctypes.create_string_buffer(NOTHING)
+        client.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", 1, ctypes.addressof(code)))
+        assert closed.wait(DEADLINE)
+        wait_until(lambda: server.server.stats.connections == 0)
+        client.close()
 
 
 def test_what_comes_behind_a_running_request_is_bounded() -> None:
