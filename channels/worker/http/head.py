@@ -67,6 +67,8 @@ class HeadParser:
             raw: From the request line to the empty line, and nothing behind.
             environ: What is known of server and connection; becomes the request's.
         """
+        if raw[0] in b"\r\n":  # llhttp skips them, and the first line would be another one here than there
+            raise BadRequest(400, "an empty line that is none")
         if self._used:
             self._parser = HttpRequestParser(self)
         self._used = True
