@@ -19,8 +19,8 @@ TARGETS = (b"/", b"/a", b"/a/b?c=d", b"/%41%00", b"http://h/x", b"/..//", b"/a;b
 FIELDS = (
     b"Accept: */*", b"Cookie: a=b", b"X-Empty:", b"X-Long: " + b"v" * 300, b"Connection: keep-alive",
     b"Connection: close", b"Connection: upgrade", b"Upgrade: websocket", b"Expect: 100-continue",
-    b"Host: b", b"X_Under: 1", b"Content-Type: a/b", b"X-Obs: \xe4\xf6", b"TE: trailers", b"Transfer-Encoding: identity",
-    b"Content-Length: 3", b"Transfer-Encoding: chunked",
+    b"Host: b", b"X_Under: 1", b"Content-Type: a/b", b"X-Obs: \xe4\xf6", b"TE: trailers",
+    b"Transfer-Encoding: identity", b"Content-Length: 3", b"Transfer-Encoding: chunked",
 )  # fmt: skip
 LENGTHS = b"+%d|-%d|0x%d|%d | %d|\t%d|0%d|%d,%d|%d, %d|%d\x0b|%d.0|%d;|9%d".split(b"|")
 CODINGS = (
