@@ -134,10 +134,11 @@ def refuse_new(listeners: Sequence[socket.socket]) -> None:
             pass  # not allowed here: closing may reset who is in the queue at that instant
 
 
-def shown(listener: socket.socket) -> str:
-    """Its address as a person writes it."""
+def shown(listener: socket.socket, secure: bool = False) -> str:
+    """Its address as a person writes it; secure: with TLS."""
     where = listener.getsockname()
     if listener.family == socket.AF_UNIX:
         return f"unix:{where}"
     host, port = where[0], where[1]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "https" if secure else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

@@ -96,7 +96,7 @@ class Master:
         log.info(
             "channels: pid=%d listening on %s, %d workers, segment of %.1f MiB",
             os.getpid(),
-            ", ".join(map(listeners.shown, self.estate.listeners.values())),
+            ", ".join(listeners.shown(each, bool(self.settings.certfile)) for each in self.estate.listeners.values()),
             self.settings.workers,
             self.estate.segment.size / (1 << 20),
         )

@@ -12,6 +12,7 @@ import ssl
 from typing import Any, Callable
 
 import gevent
+from gevent import socket as gsocket
 
 log = logging.getLogger("channels")
 
@@ -20,6 +21,8 @@ READS = 8  # before other sockets get their turn
 SEND_PARTS = 64  # of what waits, in one call
 READ, WRITE = 1, 2
 
+# What is nothing but a socket; all that has pending() deciphers, and so may what nobody here knows.
+PLAIN = (sockets.socket, gsocket.socket)
 _WAIT = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
@@ -38,7 +41,7 @@ class Transport:
         on_end: Callable[[], None],
     ) -> None:
         self._socket = socket
-        self._tls = hasattr(socket, "do_handshake")
+        self._tls = not isinstance(socket, PLAIN) or hasattr(socket, "pending")
         socket.settimeout(0.0)
         if not self._tls and hasattr(socket, "_sock"):  # gevent's: its methods add nothing to what never waits
             self._recv, self._send = socket._sock.recv, socket._sock.send

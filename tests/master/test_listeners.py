@@ -42,6 +42,7 @@ def test_a_listener_accepts_and_says_where_it_is() -> None:
     with listeners.open_listener("127.0.0.1:0") as listener:
         where = listener.getsockname()
         assert listeners.shown(listener) == f"http://127.0.0.1:{where[1]}"
+        assert listeners.shown(listener, secure=True) == f"https://127.0.0.1:{where[1]}"
         assert listener.getblocking() is False and not listener.get_inheritable()
         with socket.create_connection(where):
             assert select.select([listener], [], [], 10)[0]

@@ -65,17 +65,26 @@ def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]
     if path == "/many":
 
         def many(ws: WebSocket) -> None:
-            """Several greenlets send large messages at once."""
+            """Several greenlets send large messages at once, and a channel more of them in between."""
+            if "channel" in query:
+                ws.join(query["channel"])
 
             def talk(letter: str) -> None:
                 for _ in range(20):
                     ws.send(letter * 30_000)
 
-            gevent.joinall([gevent.spawn(talk, letter) for letter in "abcdefgh"])
+            def publish() -> None:
+                for _ in range(80):
+                    channels.channel_send(query["channel"], b"z" * 30_000)
+                    gevent.sleep(0)
+
+            talkers = [gevent.spawn(talk, letter) for letter in "abcdefgh"]
+            gevent.joinall([*talkers, *([gevent.spawn(publish)] if "channel" in query else [])])
+            ws.receive()
             ws.send("end")
             ws.receive()
 
-        return websocket.serve(environ, start_response, many)
+        return websocket.serve(environ, start_response, many, compression="deflate" in query)
     if path == "/sleep":
         gevent.sleep(3600)
     if path == "/fail":

@@ -115,3 +115,27 @@ def test_abort_ends_it_at_once_whatever_waits(ends: Ends) -> None:
     ends.transport.abort()
     until(lambda: ends.ends)
     assert ends.transport.pending == 0
+
+
+class Deciphered(socket.socket):
+    """A socket over which something else goes than what is written."""
+
+    def pending(self) -> int:
+        return 0
+
+
+class Unknown:
+    """Something that has what a transport needs of a socket."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.settimeout, self.fileno, self.recv, self.send = sock.settimeout, sock.fileno, sock.recv, sock.send
+
+
+def test_only_what_is_known_to_be_a_plain_socket_may_be_written_to_by_others(ends: Ends) -> None:
+    assert ends.transport.is_plain
+    with Deciphered() as deciphered:
+        for odd in (deciphered, Unknown(ends.mine)):
+            made = Transport(odd, ends.got.append, ends._drained, ends._end)
+            assert not made.is_plain
+            made.stop()

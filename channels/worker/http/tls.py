@@ -147,7 +147,11 @@ class TlsWire:
 
 
 class TlsSocket:
-    """What the application gets that takes a TLS connection over: the part of a socket that protocols use."""
+    """What the application gets that takes a TLS connection over: the part of a socket that protocols use.
+
+    With a timeout of 0 it never waits: BlockingIOError, as of any socket; whoever watches the descriptor asks
+    pending() first.
+    """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -171,7 +175,9 @@ class TlsSocket:
     def recv(self, size: int) -> bytes:
         """Up to `size` bytes; none at the end."""
         connection = self._connection
-        if not connection.buffer:
+        if not connection.buffer and self._timeout == 0.0:
+            connection.buffer += connection.wire.recv(size)
+        elif not connection.buffer:
             with gevent.Timeout(self._timeout, socket.timeout("timed out")):
                 connection.more(forever=True)
         data, connection.buffer = connection.buffer[:size], connection.buffer[size:]
@@ -184,9 +190,16 @@ class TlsSocket:
         except ClientGone:
             raise BrokenPipeError(errno.EPIPE, "the client has gone") from None
 
-    def send(self, data: bytes) -> int:
-        self.sendall(data)
+    def send(self, data: bytes | memoryview) -> int:
+        """How many bytes are out.  Without waiting: who gets fewer comes again with the rest of the same bytes."""
+        if self._timeout == 0.0:
+            return int(self._connection.wire.send(data))
+        self.sendall(bytes(data))
         return len(data)
+
+    def pending(self) -> int:
+        """Bytes that were deciphered already: the descriptor will not tell of them."""
+        return len(self._connection.buffer)
 
     def shutdown(self, how: int) -> None:
         self._connection.wire.shutdown(how)
