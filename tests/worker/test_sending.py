@@ -224,3 +224,10 @@ def test_of_a_sender_killed_in_the_middle_of_a_large_message_nothing_is_received
     plain.bury(1)
     plain.workers[3].run(kept.send, "room", b"after")
     assert plain.workers[2].run(kept.take, "s", 2) == [("room", b"before", 0), ("room", b"after", 0)]
+
+
+def test_a_body_that_takes_more_than_a_worker_may_be_receiving_is_missed_there_and_told():
+    with Cluster(3, assembly_max=MIB) as cluster:
+        cluster.workers[1].run(kept.open_subscription, "s", "room")
+        cluster.workers[2].run(kept.send, "room", bytes(4 * MIB), b"after", bytes(MIB // 2))
+        assert cluster.workers[1].run(kept.take, "s", 2) == [("room", b"after", 1), ("room", bytes(MIB // 2), 0)]
