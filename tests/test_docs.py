@@ -11,6 +11,7 @@ import pytest
 from websockets.sync.client import connect
 
 from tests.server import ROOT, Server
+from tests.test_hazards import PROVEN, missing
 from tests.web.parser import Parser
 
 DEADLINE = 30
@@ -91,3 +92,9 @@ def test_the_chat_for_uwsgi_talks_between_workers(tmp_path: Path) -> None:
 def test_links_between_pages_lead_somewhere(page: str) -> None:
     text = Path(ROOT, "docs", page).read_text()
     assert not [link for link in re.findall(r"\]\(([^)#:]+)\)", text) if not Path(ROOT, "docs", link).exists()]
+
+
+def test_every_test_that_the_page_on_security_names_exists() -> None:
+    page = Path(ROOT, "docs", "security.md").read_text()
+    assert len(PROVEN.findall(page)) > 30
+    assert list(missing(page)) == []

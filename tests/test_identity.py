@@ -86,3 +86,29 @@ def test_nothing_to_do_is_nothing_done() -> None:
     identity.drop_privileges("", "")
     identity.drop_privileges(str(os.geteuid()), "")
     assert who() == before
+
+
+@as_root
+def test_who_gave_up_root_cannot_look_into_another_of_the_same_user() -> None:
+    def look() -> dict[str, str]:
+        identity.drop_privileges("nobody", "")
+        other = os.getppid()
+        found = {}
+        for name in ("fd", "mem", "maps"):
+            try:
+                os.listdir(f"/proc/{other}/fd") if name == "fd" else os.close(
+                    os.open(f"/proc/{other}/{name}", os.O_RDONLY)
+                )
+                found[name] = "open"
+            except OSError as error:
+                found[name] = type(error).__name__
+        return found
+
+    def drop_and_be_looked_into() -> object:
+        identity.drop_privileges("nobody", "")
+        return in_child(look)
+
+    with open("/proc/sys/fs/suid_dumpable") as file:
+        if file.read().strip() == "1":
+            pytest.skip("fs.suid_dumpable is 1 here")
+    assert in_child(drop_and_be_looked_into) == dict.fromkeys(("fd", "mem", "maps"), "PermissionError")
