@@ -220,8 +220,6 @@ cdef extern from "endpoint.h" nogil:
     void endpoint_awake(endpoint *self)
     c_bool endpoint_want_up(endpoint *self, uint64_t length)
     c_bool endpoint_want_peer(outgoing *peer, uint64_t length)
-    c_bool endpoint_has_room_up(endpoint *self, uint64_t length)
-    c_bool endpoint_has_room_peer(outgoing *peer, uint64_t length)
     void endpoint_unwant_up(endpoint *self)
     void endpoint_unwant_peer(outgoing *peer)
 

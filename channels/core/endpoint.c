@@ -331,7 +331,5 @@ static void unwant(struct ring_out *ring, uint64_t *epoch) {
 
 bool endpoint_want_up(struct endpoint *self, uint64_t length) { return want(&self->up, &self->up_want, length); }
 bool endpoint_want_peer(struct outgoing *peer, uint64_t length) { return want(&peer->ring, &peer->want, length); }
-bool endpoint_has_room_up(struct endpoint *self, uint64_t length) { return has_room(&self->up, length); }
-bool endpoint_has_room_peer(struct outgoing *peer, uint64_t length) { return has_room(&peer->ring, length); }
 void endpoint_unwant_up(struct endpoint *self) { unwant(&self->up, &self->up_want); }
 void endpoint_unwant_peer(struct outgoing *peer) { unwant(&peer->ring, &peer->want); }

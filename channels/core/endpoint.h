@@ -126,8 +126,6 @@ void endpoint_awake(struct endpoint *self);
 /* Ask to be woken when there is room.  True: there is room already for `length` bytes. */
 bool endpoint_want_up(struct endpoint *self, uint64_t length);
 bool endpoint_want_peer(struct outgoing *peer, uint64_t length);
-bool endpoint_has_room_up(struct endpoint *self, uint64_t length);
-bool endpoint_has_room_peer(struct outgoing *peer, uint64_t length);
 void endpoint_unwant_up(struct endpoint *self);
 void endpoint_unwant_peer(struct outgoing *peer);
 

@@ -188,10 +188,6 @@ cdef class Endpoint:
         self.here()
         return endpoint_want_up(&self.c, sizeof(record) + size)
 
-    def has_room_up(self, uint64_t size):
-        self.here()
-        return endpoint_has_room_up(&self.c, sizeof(record) + size)
-
     def unwant_up(self):
         self.here()
         endpoint_unwant_up(&self.c)
@@ -201,11 +197,6 @@ cdef class Endpoint:
         self.here()
         cdef outgoing *peer = endpoint_peer(&self.c, slot, generation)
         return True if peer == NULL else endpoint_want_peer(peer, sizeof(record) + size)
-
-    def has_room_peer(self, uint32_t slot, uint64_t generation, uint64_t size):
-        self.here()
-        cdef outgoing *peer = endpoint_peer(&self.c, slot, generation)
-        return True if peer == NULL else endpoint_has_room_peer(peer, sizeof(record) + size)
 
     def unwant_peer(self, uint32_t slot):
         self.here()
@@ -347,11 +338,6 @@ cdef class Endpoint:
     def peers(self):
         """Slots of the attached peers, as far as they were announced."""
         return [self.c.peers[i] for i in range(self.c.peer_count)]
-
-    @property
-    def body_max(self):
-        """Bytes of body that travel in one record: (to the router, to a peer)."""
-        return ring_body_max(self.c.up.capacity), ring_body_max(self.segment.c.at.direct_bytes)
 
 
 def installed():

@@ -12,15 +12,14 @@ from cpython.dict cimport PyDict_GetItem
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
 from libc.errno cimport errno
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t, UINT32_MAX
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memcmp, memset
 
 import os
 
 from channels.errors import (
-    AlertLoop, BadAlertName, BadChannelName, ChannelTableFull, ForkedProcess, MessageTooBig, NotAttached, RingFull,
-    SegmentError, WorkerGone,
+    AlertLoop, BadAlertName, BadChannelName, ForkedProcess, MessageTooBig, NotAttached, SegmentError, WorkerGone,
 )
 
 include "declarations.pxi"

@@ -90,11 +90,6 @@ cdef class LocalChannel:
         self.bindings = []
 
     @property
-    def placed(self):
-        """Whether its row is known, so that messages of it are taken."""
-        return self.row != ROW_NONE
-
-    @property
     def position(self):
         """(epoch, number of the last message that has come here): what a subscriber that joins now will not get."""
         return f"{self.epoch:x}", self.last
@@ -435,11 +430,6 @@ def _eventfd():
 def make_eventfd():
     """A non-blocking eventfd that is closed on exec.  Raises OSError."""
     return _eventfd()
-
-
-def eventfd_write(int fd):
-    """Make it readable."""
-    notify_write(fd)
 
 
 def eventfd_clear(int fd):

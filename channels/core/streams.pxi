@@ -310,7 +310,6 @@ cdef class StreamGroup(Member):
         if noted:
             data = PyBytes_FromStringAndSize(<const char *>self.buffer.data, size)
             late = [(<object>self.members_[outcomes[i].index], outcomes[i].sent) for i in range(noted)]
-        self.streams.writes += self.count_
         if size > 4096 and self.count_ < UNLOCK_FROM:
             frame_free(&self.buffer)
         else:
@@ -341,7 +340,6 @@ cdef class Streams:
     cdef list dirty
     cdef sink_outcome *outcomes
     cdef uint32_t outcomes_capacity
-    cdef uint64_t writes
 
     def __cinit__(self, Endpoint endpoint):
         self.epoll = epoll_create1(EPOLL_CLOEXEC)
@@ -365,11 +363,6 @@ cdef class Streams:
     def all(self):
         """Every stream that has not ended."""
         return list(self.by_fd.values())
-
-    @property
-    def system_calls(self):
-        """Writes so far: one per client and batch."""
-        return self.writes
 
     def open(self, int fd, int kind, Py_ssize_t limit, owner=None):
         """A stream on a non-blocking socket that stays open until it has ended.
