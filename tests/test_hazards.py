@@ -178,6 +178,28 @@ def test_a_call_that_was_lost_is_noticed_within_a_tick_and_counted(tmp_path: Pat
         assert one.run(late) == 1
 
 
+def lose_the_routers_call(routing: Any, quarantined: list[Any], here: Path) -> None:
+    """In the router: the same."""
+    fd = routing._eventfd
+    native.eventfd_clear(fd)
+    here.touch()
+    wait_until(lambda: routing.router.look(0))
+    select.select([fd], [], [], 1.0)
+    native.eventfd_clear(fd)
+
+
+def test_a_call_to_the_router_that_was_lost_is_noticed_within_a_beat(tmp_path: Path) -> None:
+    with Cluster(1) as cluster:
+        (one,) = cluster.workers.values()
+        one.run(kept.open_subscription, "s", "room")
+        assert cluster.router is not None
+        cluster.router.start(lose_the_routers_call, tmp_path / "here")
+        wait_until((tmp_path / "here").exists)
+        one.run(kept.send, "room", b"x")
+        cluster.router.result()
+        assert one.run(kept.bodies, "s", 1) == [b"x"]
+
+
 flooded = [0]
 
 

@@ -6,12 +6,16 @@ Runs in: router.  Never waits for a worker.
 from __future__ import annotations
 
 import logging
+import os
+import select
 import struct
+import sys
 import time
 from collections.abc import Sequence
 from typing import Callable
 
 import gevent
+from gevent import monkey
 from sortedcontainers import SortedDict
 
 from channels.core import native
@@ -19,6 +23,10 @@ from channels.settings import Settings
 
 log = logging.getLogger("channels")
 
+_poll = monkey.get_original("select", "poll")
+
+ONE = (1).to_bytes(8, sys.byteorder)  # what an eventfd takes, eventfd(2)
+LATE = 0.05  # seconds between showing something and calling, beyond which the call is taken for lost
 TURN_RECORDS = 256
 TURN_BYTES = 256 * 1024
 ROW_IDLE_NS = 10_000_000_000
@@ -121,6 +129,9 @@ class Routing:
         self._hub = gevent.get_hub()
         self._wake = self._hub.loop.io(eventfds[0], 1)
         self._beat = self._hub.loop.timer(1.0, 1.0, ref=False)
+        self._late = self._hub.loop.timer(LATE, ref=False)
+        self._eventfd = eventfds[0]
+        self._asleep = False
         self._running = True
 
     def run(self) -> None:
@@ -142,7 +153,9 @@ class Routing:
                 continue
             promising = False
             if router.sleep():
+                self._asleep = True
                 self._hub.wait(self._wake)
+                self._asleep = False
             router.awake()
 
     def park(self) -> Spilled:
@@ -161,7 +174,7 @@ class Routing:
     def close(self) -> None:
         """Its watchers go: for tests that end a router without ending the process."""
         self._running = False
-        for watcher in (self._wake, self._beat):
+        for watcher in (self._wake, self._beat, self._late):
             watcher.stop()
             watcher.close()
 
@@ -179,7 +192,23 @@ class Routing:
         self.router.bury(slot, generation)
 
     def _on_beat(self) -> None:
+        """The heartbeat, and a look for a call that was lost (docs/hazards.md, H14)."""
         self.router.heartbeat()
+        if self._is_late():  # or its caller is between showing and calling: it gets a moment
+            self._late.start(self._on_late)
+
+    def _on_late(self) -> None:
+        if self._is_late():
+            log.warning("a call to the router was lost")
+            os.write(self._eventfd, ONE)
+
+    def _is_late(self) -> bool:
+        """It sleeps, something is there, and nobody has called."""
+        if not self._asleep or not self.router.look(0):
+            return False
+        poll = _poll()
+        poll.register(self._eventfd, select.POLLIN)
+        return not poll.poll(0)
 
     def _answer_events(self) -> None:
         for kind, slot, generation, detail in self.router.events():
