@@ -28,6 +28,7 @@ class Assignment:
     settings: Settings
     hooks: Hooks
     listeners: Sequence[socket.socket]
+    others: Sequence[socket.socket]  # other workers', to be looked after now and then
     link: socket.socket  # to the supervisor
     application: Callable[..., Any] | None  # imported already, with preload_app
 

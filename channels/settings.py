@@ -171,8 +171,9 @@ class Settings:
     queue_bytes: int = setting(64 * MIB, "bytes that a subscription holds by default", "bytes", _between(1, 1 << 40))
     accept: str = setting(
         "load",
-        "who takes a connection: the worker with the fewest, any that is quick, or whom the router chooses",
-        check=_one_of("load", "race", "dispatch"),
+        "who takes a connection: the worker with the fewest, any that is quick, whom the router chooses, or whom the "
+        "kernel chooses, each worker having a socket of its own",
+        check=_one_of("load", "race", "dispatch", "reuseport"),
     )
     sticky: str = setting(
         "",

@@ -15,6 +15,7 @@ from channels.master import limits, listeners, systemd, upgrade
 from channels.settings import Settings
 
 INBOX_BYTES = 1 << 20
+_COPY = "#"  # between an address and the number of the worker that has a socket of its own there
 
 
 class Estate:
@@ -63,6 +64,18 @@ class Estate:
         inboxes = [fd for inbox in self.inboxes for fd in (inbox.read, inbox.write)]
         return {"inboxes": inboxes, "commons": [self.commons] if self.commons >= 0 else []}
 
+    def listeners_of(self, number: int) -> tuple[list[socket.socket], list[socket.socket]]:
+        """(what the worker of this number accepts on, what it looks after beside that: with `accept = reuseport`)."""
+        tcp = [text for text in self.listeners if not text.startswith("unix:")]
+        copies = {text: int(text.rpartition(_COPY)[2]) for text in tcp if _COPY in text}
+        count = max(copies.values(), default=0) + 1
+        own: list[socket.socket] = []
+        others: list[socket.socket] = []
+        for text, listener in self.listeners.items():
+            shared = not copies or text not in tcp
+            (own if shared or copies.get(text, 0) == number % count else others).append(listener)
+        return own, others
+
     @staticmethod
     def _listen(settings: Settings, inherited: dict[str, socket.socket]) -> dict[str, socket.socket]:
         """By the text that says where.  systemd's sockets take the place of `bind`; an old master's are kept."""
@@ -71,13 +84,18 @@ class Estate:
             return {listeners.shown(listener): listener for listener in handed}
         if inherited and set(inherited) != set(settings.bind) and all("://" in text for text in inherited):
             return inherited  # they came from systemd
-        found = {}
+        found: dict[str, socket.socket] = {}
         try:
             for text in settings.bind:
                 if text in found:
                     raise BadSetting("bind", text, "is given twice")
                 kept = inherited.pop(text, None)
-                found[text] = kept or listeners.open_listener(text, settings.backlog, umask=settings.umask)
+                several = settings.accept == "reuseport" and not text.startswith("unix:")
+                found[text] = kept or listeners.open_listener(text, settings.backlog, several, settings.umask)
+                for number in range(1, settings.workers) if several else ():
+                    name = f"{text}{_COPY}{number}"
+                    kept = inherited.pop(name, None)
+                    found[name] = kept or listeners.open_beside(found[text], settings.backlog)
         except BadSetting:
             for listener in found.values():
                 listener.close()

@@ -7,7 +7,7 @@ import os
 import socket
 import stat
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from channels.errors import BadSetting
 
@@ -50,6 +50,25 @@ def open_listener(text: str, backlog: int = BACKLOG, reuse_port: bool = False, u
         return _open_tcp(address, backlog, reuse_port)
     except OSError as error:
         raise BadSetting("bind", text, f"cannot listen there: {error.strerror or error}") from None
+
+
+def open_beside(listener: socket.socket, backlog: int = BACKLOG) -> socket.socket:
+    """Another socket at the same address, opened with `reuse_port` as that one was.  Raises BadSetting."""
+    where = listener.getsockname()
+    beside = socket.socket(listener.family, listener.type, listener.proto)
+    try:
+        beside.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        beside.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if listener.family == socket.AF_INET6:
+            only = listener.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+            beside.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only)
+        beside.bind(where)
+        beside.listen(backlog)
+        beside.setblocking(False)
+    except OSError as error:
+        beside.close()
+        raise BadSetting("bind", shown(listener), f"no second socket can listen there: {error.strerror}") from None
+    return beside
 
 
 def _open_tcp(address: Address, backlog: int, reuse_port: bool) -> socket.socket:
@@ -142,3 +161,8 @@ def shown(listener: socket.socket, secure: bool = False) -> str:
     host, port = where[0], where[1]
     scheme = "https" if secure else "http"
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
+def all_shown(listeners: Iterable[socket.socket], secure: bool = False) -> list[str]:
+    """Each address once."""
+    return list(dict.fromkeys(shown(listener, secure) for listener in listeners))

@@ -96,7 +96,7 @@ class Master:
         log.info(
             "channels: pid=%d listening on %s, %d workers, segment of %.1f MiB",
             os.getpid(),
-            ", ".join(listeners.shown(each, bool(self.settings.certfile)) for each in self.estate.listeners.values()),
+            ", ".join(listeners.all_shown(self.estate.listeners.values(), bool(self.settings.certfile))),
             self.settings.workers,
             self.estate.segment.size / (1 << 20),
         )
@@ -123,7 +123,7 @@ class Master:
         return self._status
 
     def _facts(self) -> ServerFacts:
-        return ServerFacts(os.getpid(), self.settings, [*map(listeners.shown, self.estate.listeners.values())])
+        return ServerFacts(os.getpid(), self.settings, listeners.all_shown(self.estate.listeners.values()))
 
     def _wait(self) -> None:
         """Put into the queue what happened."""
@@ -280,6 +280,7 @@ class Master:
 
         def main(link: socket.socket) -> int:
             self._control.close_in_child()
+            own, others = self.estate.listeners_of(command.number)
             return self._run_worker(
                 Assignment(
                     segment=self.estate.segment,
@@ -291,7 +292,8 @@ class Master:
                     number=command.number,
                     settings=self.settings,
                     hooks=self.hooks,
-                    listeners=[*self.estate.listeners.values()],
+                    listeners=own,
+                    others=others,
                     link=link,
                     application=self._application,
                 )

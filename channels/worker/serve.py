@@ -84,13 +84,15 @@ class Serving:
         self._dispatched = settings.accept == "dispatch"  # the router accepts
         neighbours = Neighbours(client)
         self.server = server = Server(
-            list(given.listeners),
+            [*given.listeners, *given.others],
             application,
             http_config(settings),
             bind_request=self._bind,
             unbind_request=self._unbind,
             accept_policy=AcceptPolicy(neighbours.connections) if settings.accept == "load" else None,
         )
+        for listener in server.listeners[len(given.listeners) :]:
+            listener.guest = True
         self._stats = server.stats
         self._streams = streams.current()
         server.on_stream = self._take_stream

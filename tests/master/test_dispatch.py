@@ -9,19 +9,21 @@ from pathlib import Path
 
 import pytest
 
-from channels.master.dispatch import Ledger, Load
+from channels.master.dispatch import Ledger
+from channels.master.dispatch import Load as Has
 from tests.server import Server
+from tests.system.clients import Load
 
 LIMIT = 10
 
 
 def order(ledger: Ledger, *loads: tuple[int, int, int]) -> list[int]:
     """Slots in their order, from (slot, open, taken)."""
-    return [load.slot for load in ledger.order([Load(slot, 1, count, taken) for slot, count, taken in loads])]
+    return [load.slot for load in ledger.order([Has(slot, 1, count, taken) for slot, count, taken in loads])]
 
 
 def give(ledger: Ledger, slot: int, *loads: tuple[int, int, int]) -> None:
-    made = {number: Load(number, 1, count, taken) for number, count, taken in loads}
+    made = {number: Has(number, 1, count, taken) for number, count, taken in loads}
     ledger.order(made.values())
     ledger.gave(made[slot])
 
@@ -48,7 +50,7 @@ def test_a_worker_to_which_as_much_was_given_as_it_holds_gets_no_more() -> None:
 def test_a_successor_begins_at_nothing() -> None:
     ledger = Ledger(LIMIT)
     give(ledger, 1, (1, 0, 0), (2, 0, 0))
-    assert [load.slot for load in ledger.order([Load(1, 3, 0, 0), Load(2, 1, 0, 0)])] == [1, 2]
+    assert [load.slot for load in ledger.order([Has(1, 3, 0, 0), Has(2, 1, 0, 0)])] == [1, 2]
 
 
 APP = """
@@ -116,12 +118,20 @@ def test_each_connection_knows_where_it_came_in(directory: Path) -> None:
             assert data.endswith(b" %d" % port), server.log
 
 
-def test_a_reload_and_the_end_lose_no_request(directory: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR2])
+def test_a_reload_and_an_upgrade_lose_no_request(directory: Path, number: int) -> None:
     with Server("whoami:app", "--accept", "dispatch", "--chdir", str(directory), workers=2) as server:
-        old = set(server.workers.values())
-        server.send_signal(signal.SIGHUP)
-        while set(server.workers.values()) & old or len(server.workers) < 2:
-            server.get("/")
+        address, old = server.address, set(server.workers.values())
+        with Load(address, "/") as load:
+            server.send_signal(number)
+            server.wait(lambda: len({int(body.split()[0]) for body in load.bodies[-50:]} - old) >= 2)
+            if number == signal.SIGUSR2:
+                assert server.process.wait(30) == 0
+        assert load.failures == []
+
+
+def test_the_end_leaves_no_request_unanswered(directory: Path) -> None:
+    with Server("whoami:app", "--accept", "dispatch", "--chdir", str(directory), workers=2) as server:
         clients = [socket.create_connection(server.address, timeout=20) for _ in range(20)]
         for client in clients:
             client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")

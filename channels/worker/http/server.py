@@ -38,6 +38,7 @@ from channels.worker.http.tls import context
 log = logging.getLogger("channels")
 
 ACCEPTS_AT_ONCE = 16
+GUEST_LOOK = 0.25  # seconds between looks at another worker's listening socket
 IDLE_GRACE = 1.0  # a draining server lets go of connections that have asked for nothing for so long
 NEVER = 1 << 62
 _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -64,6 +65,7 @@ class Listener:
     """A listening socket, its watcher, and what environ says of it."""
 
     def __init__(self, server: Server, given: Any) -> None:
+        self.guest = False  # another worker's: looked at now and then, for connections that nobody takes
         self.given = listening(given)
         self.sock = plain(self.given)
         loop = server.loop
@@ -182,6 +184,14 @@ class Server:
         self._accepting = True
         self._stopped.clear()
         for listener in self.listeners:
+            self._watch(listener)
+
+    def _watch(self, listener: Listener) -> None:
+        if listener.guest:
+            listener.timer.close()
+            listener.timer = self.loop.timer(GUEST_LOOK, GUEST_LOOK)
+            listener.timer.start(self._accept, listener)
+        else:
             listener.io.start(self._accept, listener)
 
     def serve_forever(self) -> None:
@@ -227,7 +237,7 @@ class Server:
 
     def _unpause(self, listener: Listener) -> None:
         if self._accepting:
-            listener.io.start(self._accept, listener)
+            self._watch(listener)
             self._accept(listener)
 
     def _hold(self, listener: Listener, fd: int, address: Any, data: bytes) -> None:
