@@ -28,7 +28,6 @@ UNTESTED = {
     "channels/alerts.py",
     "channels/assignment.py",
     "channels/core/native.pyx",
-    "channels/master/estate.py",
     "channels/master/master.py",
     "channels/master/router.py",
     "channels/master/routing.py",
