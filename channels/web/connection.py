@@ -54,7 +54,7 @@ class WebSocket:
         self._queue_max, self._queue_bytes_max = settings.websocket_queue, settings.websocket_max_size
         self._queue: collections.deque[str | bytes] = collections.deque()
         self._queue_bytes = 0
-        self._parts: list[bytes] = []  # of a message in fragments
+        self._partial = bytearray()  # of a message in fragments, which may be many and empty
         self._is_text = True
         self._receiver: Any = None
         self._expired = False  # its time is up
@@ -264,10 +264,13 @@ class WebSocket:
                 continue
             if opcode is not Opcode.CONT:
                 self._is_text = opcode is Opcode.TEXT
-            self._parts.append(bytes(event.data))  # type: ignore[union-attr]
+            payload = bytes(event.data)  # type: ignore[union-attr]
+            if opcode is Opcode.CONT or not event.fin:  # type: ignore[union-attr]
+                self._partial += payload
             if event.fin:  # type: ignore[union-attr]
-                payload = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-                self._parts.clear()
+                if opcode is Opcode.CONT:
+                    payload = bytes(self._partial)
+                    self._partial = bytearray()
                 try:
                     message: str | bytes = payload.decode() if self._is_text else payload
                 except UnicodeDecodeError as error:

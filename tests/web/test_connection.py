@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import gc
 import socket
 import weakref
@@ -128,7 +129,7 @@ def test_a_receiver_that_is_killed_or_timed_out_loses_no_message(peer: Peer) -> 
         gevent.sleep(0)
         peer.say(str(number))
         if number % 2:
-            gevent.sleep(0)
+            gevent.sleep(0.001)
         waiting.kill()
     while len(got) < 200:
         got.append(peer.ws.receive(timeout=10))
@@ -203,3 +204,25 @@ def test_a_finished_one_leaves_nothing_behind(fabric: object) -> None:
     gevent.sleep(0.01)
     gc.collect()
     assert reference() is None
+
+
+@pytest.mark.parametrize("piece", [b"", b"x"], ids=["empty", "a byte each"])
+def test_a_message_in_many_fragments_takes_no_more_than_its_bytes(piece: bytes) -> None:
+    peer, count = Peer(), 1000
+    peer.protocol.send_text(b"begun", fin=False)
+    for number in range(count):
+        peer.protocol.send_continuation(piece, fin=False)
+        peer.pump()
+        if number % 20 == 0:
+            gevent.sleep(0.001)
+    peer.protocol.send_ping(b"all of it?")
+    peer.pump()
+    while not any(getattr(event, "opcode", None) is Opcode.PONG for event in peer.protocol.events_received()):
+        gevent.sleep(0.001)
+        peer.pump()
+    held = [value for value in vars(peer.ws).values() if isinstance(value, (list, dict, set, collections.deque))]
+    assert max(map(len, held)) < 10
+    peer.protocol.send_continuation(b"ended", fin=True)
+    peer.pump()
+    assert peer.ws.receive(timeout=30) == "begun" + (piece * count).decode() + "ended"
+    peer.ws._transport.abort()

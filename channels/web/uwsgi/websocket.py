@@ -43,8 +43,7 @@ class WebSocket:
         self._sock = context.take()
         self._source = context.reader()
         self._writing = RLock()
-        self._parts: list[bytes] = []  # of a message whose end has not come
-        self._size = 0
+        self._partial = bytearray()  # of a message whose end has not come; fragments may be many and empty
         self._text = False
         self._read = bytearray()  # of a frame whose end has not come
         self._parser: Generator[None, None, Any] | None = None
@@ -143,20 +142,18 @@ class WebSocket:
         return None
 
     def _gather(self, frame: Any) -> bytes | None:
-        if (frame.opcode is Opcode.CONT) == (not self._parts and self._size == 0 and not self._open):
+        if (frame.opcode is Opcode.CONT) != self._open:
             self._fail("a fragment without a beginning, or a beginning within a message", CloseCode.PROTOCOL_ERROR)
         if frame.opcode is not Opcode.CONT:
             self._text = frame.opcode is Opcode.TEXT
         self._open = not frame.fin
-        self._parts.append(bytes(frame.data))
-        self._size += len(frame.data)
-        if self._size > self._message_max:
+        self._partial += frame.data
+        if len(self._partial) > self._message_max:
             self._fail(f"more than {self._message_max} bytes", CloseCode.MESSAGE_TOO_BIG)
         if not frame.fin:
             return None
-        message = b"".join(self._parts)
-        self._parts.clear()
-        self._size = 0
+        message = bytes(self._partial)
+        self._partial = bytearray()
         if self._text:
             try:
                 message.decode()
