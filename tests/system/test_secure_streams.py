@@ -20,6 +20,7 @@ from tests.web.test_websocket import DEADLINE, check_many, closed
 from tests.worker.http.test_tls import certificate
 
 NAME = "main.test"
+APP = "tests.web.apps:application"
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the command openssl for certificates")
 
 
@@ -44,9 +45,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     return certificate(tmp_path_factory.mktemp("tls"), NAME)
 
 
-def serve(files: tuple[str, str], *options: str, workers: int = 2) -> Secure:
+def serve(files: tuple[str, str], *options: str, workers: int = 2, app: str = APP) -> Secure:
     certfile, keyfile = files
-    made = Secure("tests.web.apps:application", "--certfile", certfile, "--keyfile", keyfile, *options, workers=workers)
+    made = Secure(app, "--certfile", certfile, "--keyfile", keyfile, *options, workers=workers)
     made.context = ssl.create_default_context(cafile=certfile)
     made.context.check_hostname = False
     return made
@@ -121,6 +122,17 @@ def test_frames_that_came_with_the_handshake_in_one_record_are_heard(server: Sec
             data = sock.recv(1000)
             assert data, heard
             heard += data
+
+
+def test_programs_for_uwsgi_talk_too(files: tuple[str, str]) -> None:
+    app = "tests.chaos.websocket_app:application"
+    with serve(files, workers=1, app=app) as mine, mine.connect("/uwsgi", max_size=None) as ws:
+        for size in (0, 1, 126, 16384, 65536, 1_000_000, 3):
+            body = os.urandom(size)
+            ws.send(body)
+            assert ws.recv(timeout=DEADLINE) == body
+        mine.send_signal(signal.SIGTERM)
+        assert closed(ws)[0] == 1001
 
 
 def test_a_reload_closes_with_1012_and_a_stop_with_1001(files: tuple[str, str]) -> None:
