@@ -36,7 +36,7 @@ class History:
     """What was said last in every room, as far as this worker knows."""
 
     def __init__(self):
-        self.rooms = collections.OrderedDict()  # room -> {message id: body}, the oldest first
+        self.rooms = collections.OrderedDict()  # room -> {message id: (when and number, body)}, the oldest first
         self.subscription = None
         self.complete = Event()
 
@@ -54,7 +54,8 @@ class History:
     def add(self, message):
         said = json.loads(message.data)
         if said["kind"] != "presence":
-            self.room(message.channel[len("chat:") :]).setdefault(said["id"], message.data.decode())
+            place = [message.time, int(message.id.split("-")[1])]
+            self.room(message.channel[len("chat:") :]).setdefault(said["id"], (place, message.data.decode()))
 
     def room(self, name):
         if name not in self.rooms:
@@ -71,7 +72,7 @@ class History:
         if self.complete.wait(timeout=10):
             for message in self.subscription.drain():
                 self.add(message)
-        said = list(self.room(name).items())
+        said = [(message_id, body) for message_id, (_, body) in self.room(name).items()]
         known = [place for place, (message_id, _) in enumerate(said) if message_id == last_id]
         return said[known[0] + 1 :] if known else said
 
@@ -79,12 +80,12 @@ class History:
         return json.dumps({name: list(said.items()) for name, said in self.rooms.items()}).encode()
 
     def adopt(self, rooms):
-        """Another worker's memory goes before what this one has heard since it listens."""
+        """What another worker remembers, in the channel's order: each knows what was said since it listens."""
         for name, said in rooms.items():
             mine = self.room(name)
-            merged = {**dict(said), **mine}
+            both = sorted({**dict(said), **mine}.items(), key=lambda item: item[1][0])
             mine.clear()
-            mine.update(merged)
+            mine.update(both)
 
 
 history = History()

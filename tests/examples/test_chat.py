@@ -6,10 +6,12 @@ import json
 import os
 import signal
 import time
+import types
 from urllib.error import HTTPError
 
 import pytest
 
+from examples.chat import History
 from tests.browser import Browser
 from tests.server import DEADLINE, Server
 
@@ -49,6 +51,11 @@ class Window:
     def said(self) -> list[str]:
         """What stands on the page, without what has not come back from the server yet."""
         return self.look().texts(".message:not(.waiting) .text")
+
+    def senders(self) -> list[str]:
+        """For each of `said`, the worker that it was sent by."""
+        script = "return [...document.querySelectorAll('.message:not(.waiting) .by')].map(by => by.textContent)"
+        return [text.split("by ")[1] for text in self.look().driver.execute_script(script)]
 
     def notes(self) -> list[str]:
         return self.look().texts(".note")
@@ -133,8 +140,11 @@ def test_a_new_master_or_new_workers_come_in_the_middle_and_nobody_misses_a_word
             browser.wait(lambda window=window: len(window.said()) >= len(everything))
             seen = window.said()
             assert sorted(seen) == everything
+            senders = window.senders()
             for name, texts in said.items():
-                assert [text for text in seen if text.startswith(name)] == texts, f"{window.name} sees {name}"
+                for worker in set(senders):  # the sender of a message, to the fabric, is the worker that was asked
+                    theirs = [text for text, by in zip(seen, senders) if by == worker and text.startswith(f"{name} ")]
+                    assert theirs == sorted(theirs, key=texts.index), f"{window.name} sees {name} by {worker}"
             assert any("serves you now" in note for note in window.notes())
 
 
@@ -177,6 +187,18 @@ def test_a_visitor_who_comes_later_or_to_a_new_worker_sees_what_was_said(server)
     with Browser() as browser:
         window = Window(browser, server.url + "/rooms/music/", "Late")
         window.wait_said("line 0", "line 1", "line 2")
+
+
+@pytest.mark.parametrize("answers", [[["c"], ["a", "b"]], [["b"], ["a"], ["c"]], [["a", "b", "c"], ["b"]]])
+def test_what_workers_remember_is_put_together_in_the_order_of_the_channel(answers):
+    """Whichever answers first, and however much each has heard."""
+    places = {"a": [1.0, 7], "b": [1.0, 8], "c": [2.0, 1]}
+    history = History()
+    for answer in answers:
+        history.adopt({"music": [[letter * 32, [places[letter], letter]] for letter in answer]})
+    history.complete.set()
+    history.subscription = types.SimpleNamespace(drain=list)
+    assert [body for _, body in history.since("music", "")] == ["a", "b", "c"]
 
 
 def people(server: Server) -> dict[str, list[str]]:
