@@ -196,16 +196,19 @@ class Master:
             if not message:
                 return
             word, *rest = message.decode(errors="replace").split(" ", 3)
-            if word == "up":
-                self._queue.append(words.RouterUp())
-            elif word == "prepared":
-                self._queue.append(handover.RouterPrepared())
-            elif word == "buried":
-                self._queue.append(words.Buried(int(rest[0]), int(rest[1])))
-            elif word == "quarantine":
-                self._queue.append(words.Quarantined(int(rest[0]), int(rest[1]), rest[2]))
-            elif word == "parked" and fds:
-                self._other.take_spill(fds.pop())
+            try:
+                if word == "up":
+                    self._queue.append(words.RouterUp())
+                elif word == "prepared":
+                    self._queue.append(handover.RouterPrepared())
+                elif word == "buried":
+                    self._queue.append(words.Buried(int(rest[0]), int(rest[1])))
+                elif word == "quarantine":
+                    self._queue.append(words.Quarantined(int(rest[0]), int(rest[1]), rest[2]))
+                elif word == "parked" and fds:
+                    self._other.take_spill(fds.pop())
+            except (ValueError, IndexError):
+                log.error("the router says nonsense: %r", message[:100])
             for fd in fds:
                 os.close(fd)
 

@@ -129,7 +129,7 @@ def test_a_receiver_that_is_killed_or_timed_out_loses_no_message(peer: Peer) -> 
         gevent.sleep(0)
         peer.say(str(number))
         if number % 2:
-            gevent.sleep(0.001)
+            gevent.sleep(0)
         waiting.kill()
     while len(got) < 200:
         got.append(peer.ws.receive(timeout=10))
