@@ -223,8 +223,11 @@ static void report(struct router *self, uint32_t slot, worker_id accused) {
     if (other == ROUTER_SLOT || other >= self->segment->at.slots || other == slot || !self->lane[other].attached ||
         self->lane[other].generation != WORKER_GENERATION(accused))
         return;
-    if (direct_is_broken(self, other, slot))
-        router_quarantine(self, other, BROKEN_DIRECT);
+    if (self->lane[other].quarantined || !direct_is_broken(self, other, slot))
+        return;
+    /* Where its reader stands is the reader's word: in the middle of a record anyone finds garbage.  So one accusation
+     * is believed; whoever has a second one is the likelier cause, and none can end more than one other. */
+    router_quarantine(self, self->lane[slot].accusations++ == 0 ? other : slot, BROKEN_DIRECT);
 }
 
 /* One record that is not a message.  False: it stays first in its ring, an event says why. */

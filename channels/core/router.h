@@ -53,8 +53,9 @@ struct lane { /* the router's private side of one slot */
     uint64_t buried;      /* the last generation cleaned up */
     uint64_t want;        /* our own epoch towards its reader */
     struct spill spill;
-    uint64_t *member; /* bit per row: where this slot stands in a bitmap */
-    uint32_t made;    /* rows in use that it asked for */
+    uint64_t *member;     /* bit per row: where this slot stands in a bitmap */
+    uint32_t made;        /* rows in use that it asked for */
+    uint32_t accusations; /* of others, that were believed or turned against it */
     bool attached, quarantined, touched, pending_prefix, resync_due;
     bool behind; /* something for it is spilled, or it must be told of a loss */
     bool dying;  /* being buried: what it asked for itself is moot */

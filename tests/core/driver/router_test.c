@@ -408,6 +408,34 @@ TEST(a_broken_direct_ring_is_reported_and_its_writer_quarantined) {
     world_free(world);
 }
 
+static void forge_head(struct world *world, uint32_t from, uint32_t to) {
+    struct endpoint *sender = &world->worker[from].endpoint;
+    struct outgoing *peer = endpoint_peer(sender, to, world->worker[to].generation);
+    CHECK(peer != NULL);
+    struct record *place;
+    CHECK_EQ(ring_claim(&peer->ring, sizeof *place + 96, &place), RING_OK);
+    *place = (struct record){.length = sizeof *place + 96, .type = RECORD_ALERT, .source = sender->id};
+    place->flags = FLAG_FIRST | FLAG_LAST;
+    memset(place + 1, 0xff, 96);
+    ring_publish(&peer->ring);
+    atomic_store(&segment_direct_head(&world->segment, from, to)->head, sizeof *place);
+    endpoint_report(&world->worker[to].endpoint, from);
+    world_turn(world);
+}
+
+TEST(who_accuses_one_after_the_other_is_quarantined_itself) {
+    struct world *world = joined(RING, 3, "news");
+    forge_head(world, 2, 1);
+    check_quarantined(world, 2, BROKEN_DIRECT);
+    endpoint_report(&world->worker[3].endpoint, 2); /* what is known already is nobody's accusation */
+    world_turn(world);
+    CHECK_EQ(world->router.lane[3].accusations, 0);
+    forge_head(world, 3, 1);
+    check_quarantined(world, 1, BROKEN_DIRECT);
+    CHECK(!world->router.lane[3].quarantined);
+    world_free(world);
+}
+
 TEST(a_complaint_without_ground_ends_nobody) {
     struct world *world = joined(RING, 2, "news");
     endpoint_report(&world->worker[1].endpoint, 2);
