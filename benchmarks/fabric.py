@@ -43,7 +43,7 @@ class Case:
     """A workload, who takes part in it, and what it is required to reach."""
 
     name: str
-    work: FanOut | RoundTrip | AlertRoundTrip | PingPong
+    work: FanOut | RoundTrip | PingPong
     peers: list[type[Peer]]
     must: tuple[type[Peer] | None, float] | None = None  # times that peer; None: the figure itself
     quick: bool = False  # part of the short run
@@ -63,7 +63,7 @@ def cases() -> list[Case]:
             work = FanOut(publishers, subscribers, size)
             found.append(Case(f"{publishers} to {subscribers}, {words}", work, peers, must, must is not None))
     found.append(Case("round trip, 10 B", RoundTrip(), WAITING, (Redis, 0.25), True))
-    found.append(Case("alert round trip, 10 B", AlertRoundTrip(), [Fabric], (Pipe, 0.5), True))
+    found.append(Case("alert round trip, 10 B", AlertRoundTrip(), [Fabric, Pipe], (Pipe, 0.5), True))
     for workers, size, words, times in (
         (4, 10, "10 B", 30.0),
         (20, 10, "10 B", 25.0),
@@ -132,7 +132,6 @@ def main() -> int:
         print(report.lines(result), flush=True)
     if not given.only and not given.peer:
         facts = report.Facts(record=counts.record(), calls=counts.calls(50), idle=counts.idle())
-        report.resolve(results)
         print(report.summary(results, facts), flush=True)
         if not given.quick:
             report.write(results, facts, [*ONE], time.monotonic() - begun)

@@ -24,7 +24,6 @@ class Result:
     disturbed: list[float]  # processors that others kept busy during each repeat
     must: float | None = None
     against: str | None = None  # times that peer's median; None: the figure itself
-    reference: float | None = None  # that peer's median, where another case measured it
 
     def median(self, peer: str) -> float:
         return statistics.median(self.figures[peer])
@@ -34,11 +33,10 @@ class Result:
         return self.unit == "s"
 
     def ratio(self) -> float | None:
-        """Our median over the one it is held against."""
-        if self.against is None:
+        """Our median over the one it is held against, if that took part."""
+        if self.against not in self.figures:
             return None
-        other = self.reference if self.against not in self.figures else self.median(self.against)
-        return None if other is None else self.median(OURS) / other
+        return self.median(OURS) / self.median(self.against)
 
     def verdict(self) -> str:
         if self.must is None:
@@ -66,14 +64,6 @@ def number(value: float, unit: str) -> str:
     if value >= 1e6:
         return f"{value / 1e6:,.2f} M"
     return f"{value / 1e3:,.0f} k" if value >= 1e4 else f"{value:,.3g}"
-
-
-def resolve(results: list[Result]) -> None:
-    """What an alert's round trip is held against was measured in the case of the round trips."""
-    trips = next((result for result in results if result.case.startswith("round trip")), None)
-    for result in results:
-        if trips is not None and result.against in trips.figures and result.against not in result.figures:
-            result.reference = trips.median(result.against or "")
 
 
 def lines(result: Result) -> str:
@@ -144,7 +134,7 @@ def _disturbance(results: list[Result]) -> str:
         "Other programs took part of the processors meanwhile: during half of the repeats less than "
         f"{statistics.median(shares):.2f} of one, during the worst {max(shares):.2f}. What was above 0.15 has been run "
         f"again, up to three times and while there was time; {sum(share > 0.15 for share in shares)} of {len(shares)} "
-        "repeats stayed above it, and their figures are too low for whoever it was."
+        "repeats stayed above it, whose figures are worse than they would be, whoever's they are."
     )
 
 

@@ -103,15 +103,12 @@ class RoundTrip:
         return max(int(seconds / rate), 100)
 
 
-@dataclasses.dataclass(frozen=True)
-class AlertRoundTrip:
-    """`alerts.call` to another worker; the median in seconds."""
-
-    size: int = 10
-    unit = "s"
-    first = 1000
+class AlertRoundTrip(RoundTrip):
+    """`alerts.call` to another worker; for peers without alerts a message there and one back; the median in seconds."""
 
     def run(self, make: type[Peer], amount: int) -> float:
+        if not make.has_alerts:
+            return super().run(make, amount)
         peer = make()
         line = actors.Line(2)
         from channels import alerts
@@ -135,9 +132,6 @@ class AlertRoundTrip:
             return float(peer.play([ask, echo], [line])[0])
         finally:
             line.close()
-
-    def amount(self, rate: float, seconds: float) -> int:
-        return max(int(seconds / rate), 100)
 
 
 @dataclasses.dataclass(frozen=True)

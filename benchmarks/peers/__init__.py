@@ -13,6 +13,7 @@ class Peer:
     name = ""
     does = ""  # what it does for a message, for the report
     flight = 4 << 20  # bytes of bodies in flight at most, to each subscriber
+    has_alerts = False
     window = 0  # messages that may be in flight to one subscriber in this run
 
     def open(self, channels: dict[str, int]) -> None:

@@ -28,6 +28,7 @@ def _part(index: int) -> Any:
 
 class Fabric(Peer):
     name = "channels"
+    has_alerts = True
     does = (
         "`channel_send` for each message, a subscription iterated, under gevent; through the router; rings of 1 MiB, "
         "where the default is 256 KiB, for the others' buffers have no bound either; rings between workers of 64 KiB, "
