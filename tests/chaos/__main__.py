@@ -26,6 +26,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 RECORD = ROOT / "docs" / "reliability.md"
 RUNS_KEPT = 3  # in the record
+MARK = "CHANNELS_CHAOS"  # a variable by which the processes of a part are known
+TIDY = 15.0  # seconds for a part that is too late to stop what it has started
 FIGURE = re.compile(r"^FIGURES? (.+)$")
 TESTED = re.compile(r"^(\d+ (?:passed|failed)[^=]*) in [\d.]+s")
 HEAD = """# What was seen
@@ -161,19 +163,27 @@ def _exists(part: Part) -> bool:
 
 
 def _run(part: Part, words: tuple[str, ...], seed: int) -> Result:
-    """To its end, its words passed on as they come; its process group gone when this returns."""
+    """To its end, its words passed on as they come; none of its processes is left when this returns."""
+    mark = f"{MARK}={os.getpid()}.{part.name}"
     command = [sys.executable, "-m", *words, *(["--seed", str(seed)] if part.seeded else [])]
     print(f"\n==> {part.name}: {part.does}\n    {' '.join(['python', *command[1:]])}", flush=True)
     began = time.monotonic()
     child = subprocess.Popen(
         command,
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **part.environment},
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "PYTHONUNBUFFERED": "1",
+            **part.environment,
+            MARK: mark[len(MARK) + 1 :],
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
-    late = threading.Timer(part.seconds, _end, [child.pid])
+    overdue = threading.Event()
+    late = threading.Timer(part.seconds, _end, [child.pid, mark, overdue])
     late.start()
     figures = []
     assert child.stdout is not None
@@ -184,17 +194,31 @@ def _run(part: Part, words: tuple[str, ...], seed: int) -> Result:
             figures.append(found[1])
     status = child.wait()
     took = time.monotonic() - began
-    ended = "well" if status == 0 else "TOO LATE" if late.finished.is_set() else f"FAILED ({status})"
+    ended = "well" if status == 0 else "TOO LATE" if overdue.is_set() else f"FAILED ({status})"
     late.cancel()
-    _end(child.pid)
+    _kill_all(mark)
     return Result(part, ended, took, figures)
 
 
-def _end(group: int) -> None:
+def _end(pid: int, mark: str, overdue: threading.Event) -> None:
+    """It may tidy up; whatever is left is killed."""
+    overdue.set()
     try:
-        os.killpg(group, signal.SIGKILL)
+        os.kill(pid, signal.SIGINT)
+        time.sleep(TIDY)
     except ProcessLookupError:
         pass
+    _kill_all(mark)
+
+
+def _kill_all(mark: str) -> None:
+    """Everyone who has inherited the mark: servers have sessions of their own, so a process group is not enough."""
+    for place in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if mark.encode() in place.read_bytes().split(b"\0"):
+                os.kill(int(place.parent.name), signal.SIGKILL)
+        except OSError:
+            pass
 
 
 def _table(results: list[Result]) -> str:
@@ -213,13 +237,11 @@ def _machine() -> str:
     )
 
 
-def record(results: list[Result], seed: int, seconds: float) -> None:
+def record(results: list[Result], seed: int, seconds: float, only: str) -> None:
     """Put this run before the earlier ones."""
     earlier = re.split(r"^(?=## )", RECORD.read_text(), flags=re.M)[1:] if RECORD.exists() else []
     when = datetime.datetime.now(datetime.timezone.utc)
-    new = (
-        f"## {when:%Y-%m-%d %H:%M} UTC, seed {seed}\n\n{_machine()}; {seconds / 60:.0f} minutes.\n\n{_table(results)}\n"
-    )
+    new = f"## {when:%Y-%m-%d %H:%M} UTC, seed {seed}{f', only {only}' if only else ''}\n\n{_machine()}; {seconds / 60:.0f} minutes.\n\n{_table(results)}\n"
     RECORD.write_text("\n".join([HEAD, new, *earlier[: RUNS_KEPT - 1]]).rstrip() + "\n")
 
 
@@ -247,7 +269,7 @@ def main() -> int:
     took = time.monotonic() - began
     print(f"\nseed {given.seed}, {took:.0f} s\n\n{_table(results)}")
     if given.record:
-        record(results, given.seed, took)
+        record(results, given.seed, took, given.only)
     return 0 if all(result.ended == "well" for result in results) else 1
 
 
