@@ -241,7 +241,8 @@ def record(results: list[Result], seed: int, seconds: float, only: str) -> None:
     """Put this run before the earlier ones."""
     earlier = re.split(r"^(?=## )", RECORD.read_text(), flags=re.M)[1:] if RECORD.exists() else []
     when = datetime.datetime.now(datetime.timezone.utc)
-    new = f"## {when:%Y-%m-%d %H:%M} UTC, seed {seed}{f', only {only}' if only else ''}\n\n{_machine()}; {seconds / 60:.0f} minutes.\n\n{_table(results)}\n"
+    title = f"{when:%Y-%m-%d %H:%M} UTC, seed {seed}{f', only {only}' if only else ''}"
+    new = f"## {title}\n\n{_machine()}; {seconds / 60:.0f} minutes.\n\n{_table(results)}\n"
     RECORD.write_text("\n".join([HEAD, new, *earlier[: RUNS_KEPT - 1]]).rstrip() + "\n")
 
 
