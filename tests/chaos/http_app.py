@@ -10,11 +10,11 @@ from typing import Any
 
 import gevent
 
-BIG = b"x" * (1 << 20)
+BIG = b"x" * (16 << 20)  # more than the kernel holds for a connection
 
 
 def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-    """`/big`: a MiB; `/stream`: goes on; anything else: method, target, and length and digest of the body."""
+    """`/big`: 16 MiB; `/stream`: goes on; anything else: method, target, and length and digest of the body."""
     if environ["RAW_URI"] == "/big":
         start_response("200 OK", [("Content-Type", "application/octet-stream")])
         return [BIG]
