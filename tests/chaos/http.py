@@ -304,11 +304,15 @@ def main() -> int:
     run = Run(given.seed, 0.1 if given.quick else 1.0)
     begun = time.monotonic()
     print(f"seed {given.seed}", flush=True)
+    figures = []
     for name in given.only.split(","):
-        print(f"{name}: {PARTS[name](run)}", flush=True)
+        said = PARTS[name](run)
+        print(f"{name}: {said}", flush=True)
+        figures.append(f"{name} {said.partition(';')[0]}")
     for words in run.wrong[:20]:
         print(f"WRONG {words}")
-    print(f"FIGURES seed {given.seed}, {time.monotonic() - begun:.0f} s, {len(run.wrong)} wrong")
+    print(f"{time.monotonic() - begun:.0f} s")
+    print(f"FIGURES {'; '.join(figures)}; {len(run.wrong)} wrong")
     return 1 if run.wrong else 0
 
 
