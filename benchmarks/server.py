@@ -274,8 +274,9 @@ def write(rows: list[Row], repeats: int, seconds: float) -> None:
         "- *Streams*: an application's generator that yields every 500 ms. Counted by the process that serves each.",
         f"- *Short requests*: {WORKERS} workers; two clients keep 20 ms of CPU running, two ask for a short answer, "
         "each in a process of its own, on the same processors.",
-        f"- *Memory*: of the worker, after {WARM} of the same kind before. What the kernel keeps is not in it. Of a stream "
-        "with a greenlet about 7 KiB are CPython's and greenlet's own: a page of frames, and the stack that is put aside.",
+        f"- *Memory*: of the worker, after {WARM} of the same kind before. What the kernel keeps is not in it. Of a "
+        "stream with a greenlet about 7 KiB are CPython's and greenlet's own: a page of frames, and the stack that is "
+        "put aside.",
     ]
     (DIRECTORY / "server.md").write_text("\n".join(text) + "\n")
 
