@@ -270,7 +270,7 @@ def main() -> int:
     took = time.monotonic() - began
     print(f"\nseed {given.seed}, {took:.0f} s\n\n{_table(results)}")
     if given.record:
-        record(results, given.seed, took, given.only)
+        record(results, given.seed, took, ", ".join(part.name for part in chosen) if wanted else "")
     return 0 if all(result.ended == "well" for result in results) else 1
 
 
