@@ -1,4 +1,4 @@
-/* See endpoint.h.  Protocol: HAZARDS 2.3 and 2.4. */
+/* See endpoint.h.  Protocol: docs/protocol. */
 #define _GNU_SOURCE
 #include "endpoint.h"
 

@@ -35,7 +35,7 @@
 typedef _Atomic uint64_t shared64;
 typedef _Atomic uint32_t shared32;
 
-/* Who: slot in the upper 16 bits, generation in the lower 48.  Never reused (HAZARDS H5, H50). */
+/* Who: slot in the upper 16 bits, generation in the lower 48.  Never reused (docs/hazards.md, H5, H50). */
 typedef uint64_t worker_id;
 #define GENERATION_BITS 48
 #define GENERATION_MASK ((1ull << GENERATION_BITS) - 1)
@@ -149,7 +149,7 @@ struct op_log {                    /* prepared while the other one is current; s
     uint32_t row[OP_RECORDS];      /* whose number that is */
 };
 
-struct fanout_mark {      /* per destination, HAZARDS 2.8 */
+struct fanout_mark {      /* per destination: docs/protocol */
     shared64 tail_before; /* router; successor: tail before operation `operation` */
     shared64 operation;   /* router (release) after tail_before */
     shared64 spilled;     /* router: 1 while something for this slot is only in its private memory */

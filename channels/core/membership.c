@@ -7,7 +7,7 @@
 #include "fanout.h"
 
 #define EVICT_LOOKS 4096u
-#define RESERVE 8u /* one in so many rows is kept for workers that have made less than their share (HAZARDS H43) */
+#define RESERVE 8u /* one in so many rows is kept for workers that have made less than their share (H43) */
 
 static void note_row(struct router *self, uint32_t row) {
     if (!self->journal_on || self->journal_lost)

@@ -2,7 +2,7 @@
  * Single-producer single-consumer byte ring: claim, publish; peek, advance, release.
  *
  * Both ends work on private copies of the cursors; the peer's cursor is read again only when the ring looks full or
- * empty.  Nothing of the peer's is trusted: what cannot be is RING_BROKEN, and stays so.  Orders: HAZARDS 2.3, 2.4 and
+ * empty.  Nothing of the peer's is trusted: what cannot be is RING_BROKEN, and stays so.  Orders: docs/protocol and
  * docs/protocol/ring_notify.pml.
  */
 #ifndef CHANNELS_RING_H

@@ -193,7 +193,8 @@ enum segment_status segment_enter(struct segment *self, enum segment_role role, 
         (own != end && mprotect(self->base + own, end - own, PROT_READ | PROT_WRITE) != 0))
         return SEGMENT_SYSTEM;
     (void)madvise(self->base, self->at.size, MADV_DONTDUMP);
-    /* Whatever a worker forks must not be able to write here: then "reaped" means "no writer left" (HAZARDS H11). */
+    /* Whatever a worker forks must not be able to write here: then "reaped" means "no writer left" (docs/hazards.md,
+     * H11). */
     if (madvise(self->base, self->at.size, MADV_DONTFORK) != 0)
         return SEGMENT_SYSTEM;
     void *page = mmap(NULL, REGION_ALIGN, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

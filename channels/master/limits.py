@@ -1,4 +1,4 @@
-"""Does what the settings ask for fit this machine?  Asked before anything is allocated (HAZARDS H46, H47)."""
+"""Does what the settings ask for fit this machine?  Asked before anything is allocated (docs/hazards.md, H46, H47)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The supervisor's loop: wait, ask lifecycle, carry out.
 
-Plain Python, one thread, no event loop of gevent's: a forked child would go on running its greenlets (HAZARDS H12).
+Plain Python, one thread, no event loop of gevent's: a forked child would go on running its greenlets (H12).
 Reads nothing of the segment but state words.
 """
 

@@ -1,6 +1,6 @@
 """The only fork, exec, wait and kill.
 
-Children are known by their pidfd: a pid that was reused can neither be killed nor reaped (HAZARDS H13), and nobody
+Children are known by their pidfd: a pid that was reused can neither be killed nor reaped (H13), and nobody
 else's child is ever waited for.
 """
 

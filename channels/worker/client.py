@@ -271,7 +271,7 @@ def detach() -> None:
 
 
 def _in_forked_child() -> None:
-    """A child of the application's: its copy of our eventfds must not steal wake-ups (HAZARDS H11)."""
+    """A child of the application's: its copy of our eventfds must not steal wake-ups (docs/hazards.md, H11)."""
     if _current is None or _current.pid == os.getpid():
         return
     try:

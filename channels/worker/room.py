@@ -81,7 +81,7 @@ class Room:
             raise RuntimeError(f"{what} must be called in the thread that serves requests, not in a thread of a pool")
 
     def park(self, wake: Wake, timeout: float | None) -> bool:
-        """Wait until `wake` is fired; False when the time is up.  HAZARDS H31: nothing is handed over, only woken."""
+        """Wait until `wake` is fired; False when the time is up.  Nothing is handed over, only woken (H31)."""
         greenlet = getcurrent()
         if greenlet is self.hub or not self.is_here():
             return False
