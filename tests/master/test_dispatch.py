@@ -140,3 +140,21 @@ def test_the_end_leaves_no_request_unanswered(directory: Path) -> None:
             assert client.recv(4096).startswith(b"HTTP/1.1 200")
             client.close()
         assert server.wait_exit() == 0
+
+
+def test_connections_over_a_unix_socket_are_given_too(directory: Path) -> None:
+    path = directory / "here.sock"
+    options = "--accept", "dispatch", "--chdir", str(directory)
+    with Server("whoami:app", *options, bind=f"unix:{path}", workers=2) as server:
+        seen = set()
+        kept = []
+        for _ in range(4):
+            client = socket.socket(socket.AF_UNIX)
+            client.settimeout(20)
+            client.connect(str(path))
+            client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            seen.add(int(client.recv(4096).partition(b"\r\n\r\n")[2].split()[0]))
+            kept.append(client)
+        assert seen == set(server.workers.values())
+        for client in kept:
+            client.close()

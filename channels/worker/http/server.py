@@ -68,6 +68,7 @@ class Listener:
         self.guest = False  # another worker's: looked at now and then, for connections that nobody takes
         self.given = listening(given)
         self.sock = plain(self.given)
+        self.where = self.sock.getsockname()  # known when it is closed, too
         loop = server.loop
         self.io = loop.io(self.sock.fileno(), 1)
         self.timer = loop.timer(0)
@@ -76,7 +77,7 @@ class Listener:
         self.environ = self._environ(server.config)
 
     def _environ(self, config: HttpConfig) -> dict[str, Any]:
-        where = self.sock.getsockname()
+        where = self.where
         name, port = (where[0], str(where[1])) if isinstance(where, tuple) else ("localhost", "")
         environ = {
             "SCRIPT_NAME": "",
@@ -275,7 +276,7 @@ class Server:
             return self.listeners[0]
         with socket.socket(fileno=os.dup(fd)) as looked:
             where = looked.getsockname()
-        here = [(listener, listener.sock.getsockname()) for listener in self.listeners]
+        here = [(listener, listener.where) for listener in self.listeners]
         alike = [listener for listener, own in here if isinstance(own, tuple) == isinstance(where, tuple)]
         same = [listener for listener, own in here if isinstance(own, tuple) and own[1] == where[1]]
         return (same if isinstance(where, tuple) and same else alike or self.listeners)[0]

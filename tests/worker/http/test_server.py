@@ -151,3 +151,19 @@ def test_limit_reached_is_told_once_the_requests_are_served() -> None:
 def test_a_server_on_a_unix_socket_has_no_port(tmp_path: Any) -> None:
     with Running(hello, f"unix:{tmp_path / 'socket'}") as server, pytest.raises(AttributeError):
         _ = server.port
+
+
+def test_a_connection_is_adopted_by_the_listener_it_came_in_by_even_when_that_is_closed() -> None:
+    def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        start_response("200 OK", [])
+        return [environ["SERVER_PORT"].encode()]
+
+    elsewhere = socket.create_server(("127.0.0.1", 0))
+    with elsewhere, Running(application, [("127.0.0.1", 0), elsewhere.dup()]) as running:
+        running.call(running.server.stop_accepting)
+        with socket.create_connection(elsewhere.getsockname(), timeout=20) as client:
+            accepted, address = elsewhere.accept()
+            running.call(running.server.begin_drain)
+            client.sendall(GET)
+            running.server.loop.run_callback_threadsafe(running.server.adopt, accepted, b"", address)
+            assert read_answer(client).body == str(elsewhere.getsockname()[1]).encode()
