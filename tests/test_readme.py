@@ -20,7 +20,7 @@ SNIPPETS = [block for block in PYTHON if "app = " not in block]
 
 
 def test_the_readme_has_what_these_tests_look_for():
-    assert len(APPLICATIONS) == 1
+    assert len(APPLICATIONS) == 2
     assert len(SNIPPETS) >= 3
 
 
@@ -40,18 +40,19 @@ def test_each_snippet_runs_in_a_worker_and_prints_something(source):
         assert cluster.workers[1].run(run, source).strip()
 
 
-def test_the_application_streams_what_is_posted(tmp_path):
-    (tmp_path / "hello.py").write_text(APPLICATIONS[0])
-    with Server("hello:app", directory=tmp_path, workers=2) as server:
+@pytest.mark.parametrize(("number", "events", "post"), [(0, "/events", "/news"), (1, "/rooms/a/events", "/rooms/a")])
+def test_each_application_streams_what_is_posted(tmp_path, number, events, post):
+    (tmp_path / "shown.py").write_text(APPLICATIONS[number])
+    with Server("shown:app", directory=tmp_path, workers=2) as server:
         with socket.create_connection(server.address, timeout=30) as client:
-            client.sendall(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
-            server.wait(lambda: server.get("/news", b"early").strip() == b'{"workers":1}')
+            client.sendall(f"GET {events} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            server.wait(lambda: server.get(post, b"early").strip() == b'{"workers":1}')
             received = b""
             while b"data: early\n\n" not in received:
                 part = client.recv(65536)
                 assert part, received
                 received += part
-        server.wait(lambda: server.get("/news", b"late").strip() == b'{"workers":0}')
+        server.wait(lambda: server.get(post, b"late").strip() == b'{"workers":0}')
 
 
 def test_each_command_line_names_options_and_commands_that_exist():
