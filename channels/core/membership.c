@@ -30,14 +30,15 @@ void membership_made_by(struct router *self, uint32_t slot, uint32_t row) {
         return;
     self->shadow[row].maker = (uint16_t)slot;
     self->shadow[row].maker_generation = (uint16_t)self->lane[slot].generation;
-    self->lane[slot].made++;
+    self->conduct[slot].made++;
 }
 
 static void free_row(struct router *self, uint32_t row) {
     struct row_shadow *shadow = &self->shadow[row];
     struct lane *maker = &self->lane[shadow->maker];
-    if (shadow->maker != 0 && shadow->maker_generation == (uint16_t)maker->generation && maker->made != 0)
-        maker->made--;
+    if (shadow->maker != 0 && shadow->maker_generation == (uint16_t)maker->generation &&
+        self->conduct[shadow->maker].made != 0)
+        self->conduct[shadow->maker].made--;
     shadow->maker = 0;
     table_free(&self->table, row);
     note_row(self, row);
@@ -88,7 +89,7 @@ static bool evict(struct router *self) {
 /* While there is plenty everyone may have all; of the last rows nobody may have more than its share. */
 static bool may_make(const struct router *self, uint32_t slot) {
     uint32_t rows = self->segment->at.rows;
-    return self->table.used < rows - rows / RESERVE || self->lane[slot].made < rows / self->live_count;
+    return self->table.used < rows - rows / RESERVE || self->conduct[slot].made < rows / self->live_count;
 }
 
 static uint32_t make_row(struct router *self, uint32_t slot, const uint8_t *name, size_t length, bool prefix) {
@@ -227,7 +228,7 @@ static void report(struct router *self, uint32_t slot, worker_id accused) {
         return;
     /* Where its reader stands is the reader's word: in the middle of a record anyone finds garbage.  So one accusation
      * is believed; whoever has a second one is the likelier cause, and none can end more than one other. */
-    router_quarantine(self, self->lane[slot].accusations++ == 0 ? other : slot, BROKEN_DIRECT);
+    router_quarantine(self, self->conduct[slot].accusations++ == 0 ? other : slot, BROKEN_DIRECT);
 }
 
 /* One record that is not a message.  False: it stays first in its ring, an event says why. */

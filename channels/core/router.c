@@ -137,7 +137,7 @@ static bool attach(struct router *self, uint32_t slot, uint64_t generation) {
     lane->want = shared_load(&down->want);
     lane->generation = generation;
     lane->id = WORKER_ID(slot, generation);
-    lane->made = lane->accusations = 0;
+    self->conduct[slot] = (struct conduct){0};
     lane->attached = true;
     lane->quarantined = lane->pending_prefix = lane->resync_due = lane->dying = false;
     self->live[self->live_count++] = slot;

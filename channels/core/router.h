@@ -53,12 +53,16 @@ struct lane { /* the router's private side of one slot */
     uint64_t buried;      /* the last generation cleaned up */
     uint64_t want;        /* our own epoch towards its reader */
     struct spill spill;
-    uint64_t *member;     /* bit per row: where this slot stands in a bitmap */
-    uint32_t made;        /* rows in use that it asked for */
-    uint32_t accusations; /* of others, that were believed or turned against it */
+    uint64_t *member; /* bit per row: where this slot stands in a bitmap */
     bool attached, quarantined, touched, pending_prefix, resync_due;
     bool behind; /* something for it is spilled, or it must be told of a loss */
     bool dying;  /* being buried: what it asked for itself is moot */
+};
+
+/* What a slot's generation has done; not in its lane, whose size decides what finding one costs for each message. */
+struct conduct {
+    uint32_t made;        /* rows in use that it asked for */
+    uint32_t accusations; /* of others, that were believed or turned against it */
 };
 
 struct row_shadow {
@@ -76,6 +80,7 @@ struct router {
     struct table table;
     struct router_limits limits;
     struct lane lane[SLOTS_MAX];
+    struct conduct conduct[SLOTS_MAX];
     uint32_t live[SLOTS_MAX]; /* attached slots, in order of attaching */
     uint32_t live_count;
     uint32_t next; /* where the next turn begins, round robin */

@@ -142,9 +142,9 @@ TEST(a_worker_that_takes_all_it_can_leaves_rows_to_the_others) {
         CHECK_EQ(world_leave(world, 1, name), RING_OK);
     }
     world_settle(world);
-    CHECK_EQ(world->router.lane[1].made, 16);
+    CHECK_EQ(world->router.conduct[1].made, 16);
     CHECK_EQ(join_many(world, 1, "c", 60), 32);
-    CHECK_EQ(world->router.lane[1].made, 48);
+    CHECK_EQ(world->router.conduct[1].made, 48);
     world_free(world);
 }
 
@@ -155,17 +155,17 @@ TEST(rows_of_a_dead_worker_are_nobodys_and_a_new_router_counts_them_again) {
     world_settle(world);
     CHECK_EQ(join_many(world, 1, "a", 20), 20);
     CHECK_EQ(join_many(world, 2, "a", 10), 10); /* rows that are there */
-    CHECK_EQ(world->router.lane[2].made, 0);
+    CHECK_EQ(world->router.conduct[2].made, 0);
     world_forget_router(world);
     world_start_router(world);
     world_settle(world);
-    CHECK_EQ(world->router.lane[1].made, 20);
+    CHECK_EQ(world->router.conduct[1].made, 20);
     world_kill_worker(world, 1);
     world_bury(world, 1);
     CHECK_EQ(world->router.table.used, 10);
     world_start_worker(world, 1);
     world_settle(world);
-    CHECK_EQ(world->router.lane[1].made, 0);
+    CHECK_EQ(world->router.conduct[1].made, 0);
     CHECK_EQ(join_many(world, 1, "b", 80), 46);
     CHECK_EQ(join_many(world, 2, "c", 80), 8);
     world_free(world);
@@ -429,7 +429,7 @@ TEST(who_accuses_one_after_the_other_is_quarantined_itself) {
     check_quarantined(world, 2, BROKEN_DIRECT);
     endpoint_report(&world->worker[3].endpoint, 2); /* what is known already is nobody's accusation */
     world_turn(world);
-    CHECK_EQ(world->router.lane[3].accusations, 0);
+    CHECK_EQ(world->router.conduct[3].accusations, 0);
     forge_head(world, 3, 1);
     check_quarantined(world, 1, BROKEN_DIRECT);
     CHECK(!world->router.lane[3].quarantined);
