@@ -46,7 +46,7 @@ def _version1(line: bytes) -> Client:
         _, family, source, destination, source_port, destination_port = words
         kind = {"TCP4": ipaddress.IPv4Address, "TCP6": ipaddress.IPv6Address}[family]
         kind(destination)
-        if not _port(source_port) or not _port(destination_port):
+        if not _port(source_port) or not _port(destination_port) or b"%" in line:  # behind a %, anything may stand
             raise ValueError
         return str(kind(source)), source_port
     except (ValueError, KeyError, IndexError):

@@ -51,6 +51,8 @@ def test_the_client_is_who_the_header_says(case: str) -> None:
         b"PROXY TCP4 ::1 5.6.7.8 1111 80\r\n",
         b"PROXY TCP4 1.2.3.4 5.6.7.8 70000 80\r\n",
         b"PROXY TCP4 1.2.3.4 5.6.7.8 01 80\r\n",
+        b"PROXY TCP6 fe80::1%eth0 ::1 1 80\r\n",
+        b"PROXY TCP6 fe80::1%\n\x1b[2J ::1 1 80\r\n",
         b"PROXY UDP4 1.2.3.4 5.6.7.8 1 80\r\n",
         b"PROXY TCP4 " + b"1" * 200,
         b"PROXY TCP4 \xe4 5.6.7.8 1 80\r\n",
