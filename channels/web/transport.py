@@ -18,7 +18,7 @@ log = logging.getLogger("channels")
 
 READ_BYTES = 64 * 1024
 READS = 8  # before other sockets get their turn
-SEND_PARTS = 64  # of what waits, in one call
+SEND_BYTES = 64 * 1024  # of what waits, or a little more, in one call
 READ, WRITE = 1, 2
 
 # What is nothing but a socket; all that has pending() deciphers, and so may what nobody here knows.
@@ -166,10 +166,14 @@ class Transport:
     def _writable(self) -> None:
         try:
             while self._waiting:
-                if len(self._waiting) > 1:  # what waits leaves together
-                    parts = [self._waiting.popleft() for _ in range(min(len(self._waiting), SEND_PARTS))]
-                    self._waiting.appendleft(memoryview(b"".join(parts)))
                 first = self._waiting[0]
+                if len(first) < SEND_BYTES and len(self._waiting) > 1:  # what waits leaves together
+                    parts, size = [], 0
+                    while self._waiting and size < SEND_BYTES:
+                        parts.append(self._waiting.popleft())
+                        size += len(parts[-1])
+                    first = memoryview(b"".join(parts))
+                    self._waiting.appendleft(first)
                 sent = self._send(first)
                 self._bytes -= sent
                 if sent < len(first):

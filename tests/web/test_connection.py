@@ -225,4 +225,4 @@ def test_a_message_in_many_fragments_takes_no_more_than_its_bytes(piece: bytes) 
     peer.protocol.send_continuation(b"ended", fin=True)
     peer.pump()
     assert peer.ws.receive(timeout=30) == "begun" + (piece * count).decode() + "ended"
-    peer.ws._transport.abort()
+    peer.close()

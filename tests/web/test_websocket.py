@@ -115,7 +115,8 @@ def check_many(ws: Any, channel: bool) -> None:
 
 def test_what_is_sent_to_joined_channels_and_prefixes_is_forwarded_in_order(server: Server) -> None:
     asked = "/join?channels=ws:a&prefixes=ws:b"
-    with connect(url(server, asked)) as one, connect(url(server, "/join?channels=ws:a")) as two:
+    other = "/join?channels=ws:a"
+    with connect(url(server, asked)) as one, connect(url(server, other), max_queue=None) as two:
         assert one.recv(timeout=DEADLINE) == two.recv(timeout=DEADLINE) == "joined"
         for number in range(300):
             server.get(f"/send?channel=ws:a&data={number}") if number % 100 == 0 else one.send(str(number))
