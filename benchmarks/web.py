@@ -44,7 +44,7 @@ WAYS = {  # name: what it is, application, path, against which it must be how ma
     "uwsgi": ("uWSGI with gevent, Flask-SSE, Redis", "benchmarks.webapps.flask_sse_redis:app", "/events"),
 }
 PEER, TIMES = "flask-sse", 5
-PATIENCE = 240.0  # seconds for trying again what was disturbed
+PATIENCE = 180.0  # seconds for trying again what was disturbed
 BURST, STEADY, RATE = 200, 50, 25  # messages; messages; messages a second
 
 Figures = dict[str, list[tuple[float, float, float]]]
