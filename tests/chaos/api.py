@@ -66,6 +66,13 @@ class Run:
         except (OSError, control.NoMaster, control.Refused, ValueError, KeyError):
             return 0
 
+    def master(self) -> int:
+        """The newest that lives: when an upgrade is given up, the old one goes on."""
+        for pid in reversed(self.living.masters):
+            if Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes():
+                return pid
+        raise AssertionError(f"no master lives; of {self.living.masters}:\n" + "\n".join(self.server.lines[-60:]))
+
     def kill_worker(self) -> None:
         ready = self.living.workers
         if len(ready) < 2:
@@ -86,11 +93,11 @@ class Run:
             self.done["routers killed"] += 1
 
     def reload(self) -> None:
-        os.kill(self.living.masters[-1], signal.SIGHUP)
+        os.kill(self.master(), signal.SIGHUP)
         self.done["reloads"] += 1
 
     def upgrade(self) -> None:
-        os.kill(self.living.masters[-1], signal.SIGUSR2)
+        os.kill(self.master(), signal.SIGUSR2)
         self.done["upgrades asked for"] += 1
 
     # ---- the run ----
@@ -109,13 +116,13 @@ class Run:
                 if now >= when:
                     act()
                     due[i] = (when + every, every, act)
-            if now >= next_look and self.living.masters:
-                self.memory.append(resident_kib(self.living.masters[-1]) + resident_kib(self.router_pid()))
+            if now >= next_look:
+                self.memory.append(resident_kib(self.master()) + resident_kib(self.router_pid()))
                 next_look += max(10.0, self.seconds / 100)
             self.kill_worker()
             time.sleep(self.chance.uniform(0, 2 * self.pace))
         self.settle()
-        self.done["upgrades"] = len(self.living.masters) - 1
+        self.done["new masters"] = len(self.living.masters) - 1
         self.read_reports()
         if self.memory:
             self.figures["KiB of supervisor and router"] = f"{self.memory[0]} -> {self.memory[-1]}"
