@@ -70,8 +70,8 @@ class Listener:
         self.sock = plain(self.given)
         self.where = self.sock.getsockname()  # known when it is closed, too
         loop = server.loop
-        self.io = loop.io(self.sock.fileno(), 1)
-        self.timer = loop.timer(0)
+        self.io: Any = loop.io(self.sock.fileno(), 1)
+        self.timer: Any = loop.timer(0)
         if self.sock.family != socket.AF_UNIX:
             tune(self.sock, server.config.write_timeout)
         self.environ = self._environ(server.config)
@@ -212,7 +212,10 @@ class Server:
                 self._pause(listener, DESCRIPTORS_PAUSE)
                 return
             if not self._accept_one(listener):
-                return
+                break
+        if self._accepting and not (listener.guest or listener.io.active or listener.timer.active):
+            # libev has ended a watcher for which the kernel had no memory, epoll_ctl(2), and calls it once more.
+            self._pause(listener, DESCRIPTORS_PAUSE)
 
     def _accept_one(self, listener: Listener) -> bool:
         try:
