@@ -14,6 +14,7 @@ import collections
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -327,6 +328,7 @@ def main() -> int:
     if shutil.which("strace") is None or shutil.which("curl") is None:
         print("strace and curl are needed")
         return 1
+    socket.setdefaulttimeout(5.0)  # of conversations with a router that was hit
     wrong: list[str] = []
     figures = []
     if given.only != "starting":
