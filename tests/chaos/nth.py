@@ -229,6 +229,9 @@ class Running:
                         if not self.hit(target, call, error, number):
                             break
             print(f"{target}: {self.hits[target]} calls failed, {time.monotonic() - began:.0f} s", flush=True)
+        deadline = time.monotonic() + AGAIN  # the last of the dead may still be buried
+        while self.held()["supervisor"]["fds"] > self.before["supervisor"]["fds"] and time.monotonic() < deadline:
+            time.sleep(0.1)
         for who, now in self.held().items():
             if now["fds"] > self.before[who]["fds"] + 1:
                 self.wrong.append(f"{who}: descriptors {self.before[who]['fds']} -> {now['fds']}")
