@@ -169,7 +169,11 @@ def test_no_module_imports_itself_by_a_detour() -> None:
         visit(module, [])
 
 
-@pytest.mark.parametrize("path", [*SOURCES, *NATIVE, *sorted((ROOT / "tests").rglob("*.py"))], ids=name)
+@pytest.mark.parametrize(
+    "path",
+    [*SOURCES, *NATIVE, *sorted((ROOT / "tests").rglob("*.py")), *sorted((ROOT / "tests").rglob("*.c"))],
+    ids=name,
+)
 def test_a_file_is_short(path: Path) -> None:
     if path.name == "native.c":
         return  # generated

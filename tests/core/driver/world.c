@@ -193,3 +193,20 @@ void world_check_run(const struct world_worker *worker, uint64_t first, uint32_t
     for (uint32_t i = 0; i < count; i++)
         CHECK_EQ(worker->seen[i].sequence, first + i);
 }
+
+struct world *world_joined(uint32_t ring_bytes, uint32_t count, const char *name) {
+    struct world *world = world_new(ring_bytes, 64);
+    for (uint32_t slot = 1; slot <= count; slot++)
+        world_start_worker(world, slot);
+    world_settle(world);
+    for (uint32_t slot = 1; slot <= count; slot++)
+        CHECK_EQ(world_join(world, slot, name, 0, 100 + slot), RING_OK);
+    world_settle(world);
+    for (uint32_t slot = 1; slot <= count; slot++) {
+        CHECK_EQ(world->worker[slot].joined, 1);
+        CHECK_EQ(world->worker[slot].joined_token, 100 + slot);
+        CHECK_EQ(world->worker[slot].joined_status, JOIN_OK);
+    }
+    CHECK_EQ(world_members(world, name), count);
+    return world;
+}

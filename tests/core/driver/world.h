@@ -45,6 +45,8 @@ struct world {
 extern uint32_t world_offender; /* a slot whose bodies may be anything; 0: none */
 
 struct world *world_new(uint32_t ring_bytes, uint32_t rows);
+/* Workers 1 to `count` have joined `name`; whoever joined is told the number it starts behind. */
+struct world *world_joined(uint32_t ring_bytes, uint32_t count, const char *name);
 void world_free(struct world *self);
 void world_start_router(struct world *self);
 /* As SIGKILL leaves it: its memory gone, the segment as it stands. */
