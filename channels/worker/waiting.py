@@ -5,20 +5,58 @@ Runs in: worker.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import gevent
 from greenlet import getcurrent
 
-from channels.worker.subscription import known_core
+from channels.worker.subscription import Core, known_core
 
 READ, WRITE = 1, 2
 
 
-def _wait_fd(fd: Any, events: int, timeout: float | None) -> bool:
+def wait_ready(waits: Iterable[tuple[int, int]], seconds: float | None, core: Core | None) -> bool:
+    """Let others run until one of these descriptors is ready for its READ or WRITE; False when the time is up.
+
+    With a core, the end of its request ends the wait: ClientGone, Draining.
+    """
     hub = gevent.get_hub()
-    if getcurrent() is hub:
+    greenlet = getcurrent()
+    if greenlet is hub:
         raise RuntimeError("nothing may wait in a callback of the hub; use gevent.spawn")
+    fired = False
+
+    def ready() -> None:
+        nonlocal fired
+        fired = True
+        greenlet.switch()
+
+    watchers: list[Any] = []
+    try:
+        for fd, events in waits:
+            watchers.append(hub.loop.io(fd, events))
+            watchers[-1].start(ready)
+        if seconds is not None:
+            watchers.append(hub.loop.timer(max(seconds, 0.0)))
+            watchers[-1].start(greenlet.switch, update=True)
+        if core is not None:
+            core._wakes.add(greenlet)
+            core.begin_wait()
+        hub.switch()
+    finally:
+        for watcher in watchers:
+            watcher.stop()
+            watcher.close()
+        if core is not None:
+            core._wakes.discard(greenlet)
+            core.end_wait()
+    if core is not None:
+        core.check()
+    return fired
+
+
+def _wait_fd(fd: Any, events: int, timeout: float | None) -> bool:
     number = fd if isinstance(fd, int) else fd.fileno()
     core = known_core()
     if core is not None:
@@ -27,37 +65,7 @@ def _wait_fd(fd: Any, events: int, timeout: float | None) -> bool:
             ready = core.own.wait(timeout)
             core.check()
             return ready or core.own.closed
-    io = hub.loop.io(number, events)
-    timer = None
-    greenlet = getcurrent()
-    fired = False
-
-    def ready_now() -> None:
-        nonlocal fired
-        fired = True
-        greenlet.switch()
-
-    try:
-        if timeout is not None:
-            timer = hub.loop.timer(max(timeout, 0.0))
-            timer.start(greenlet.switch, update=True)
-        if core is not None:
-            core._wakes.add(greenlet)
-            core.begin_wait()
-        io.start(ready_now)
-        hub.switch()
-    finally:
-        io.stop()
-        io.close()
-        if timer is not None:
-            timer.stop()
-            timer.close()
-        if core is not None:
-            core._wakes.discard(greenlet)
-            core.end_wait()
-    if core is not None:
-        core.check()
-    return fired
+    return wait_ready([(number, events)], timeout, core)
 
 
 def wait_fd_read(fd: Any, timeout: float | None = None) -> bool:

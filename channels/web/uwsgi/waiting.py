@@ -18,7 +18,7 @@ from channels.core import native
 from channels.web.uwsgi import request
 from channels.web.uwsgi.request import Context
 from channels.worker import subscription
-from channels.worker.waiting import READ, WRITE
+from channels.worker.waiting import READ, WRITE, wait_ready
 
 _poll = monkey.get_original("select", "poll")
 _EVENTS = {READ: select.POLLIN, WRITE: select.POLLOUT}
@@ -66,36 +66,7 @@ def wait_any(waits: Sequence[Wait], seconds: float | None, core: subscription.Co
         return ready
     if seconds is not None and seconds <= 0:
         return -1
-    hub = gevent.get_hub()
-    greenlet = getcurrent()
-    if greenlet is hub:
-        raise RuntimeError("nothing may wait in a callback of the hub; use gevent.spawn")
-    watchers = []
-    timer = None
-    try:
-        for fd, events, _ in waits:
-            io = hub.loop.io(fd, events)
-            watchers.append(io)
-            io.start(greenlet.switch)
-        if seconds is not None:
-            timer = hub.loop.timer(seconds)
-            timer.start(greenlet.switch, update=True)
-        if core is not None:
-            core._wakes.add(greenlet)
-            core.begin_wait()
-        hub.switch()
-    finally:
-        for io in watchers:
-            io.stop()
-            io.close()
-        if timer is not None:
-            timer.stop()
-            timer.close()
-        if core is not None:
-            core._wakes.discard(greenlet)
-            core.end_wait()
-    if core is not None:
-        core.check()
+    wait_ready([(fd, events) for fd, events, _ in waits], seconds, core)
     return _ready(waits, last)
 
 
