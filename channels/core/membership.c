@@ -226,9 +226,13 @@ static void report(struct router *self, uint32_t slot, worker_id accused) {
         return;
     if (self->lane[other].quarantined || !direct_is_broken(self, other, slot))
         return;
-    /* Where its reader stands is the reader's word: in the middle of a record anyone finds garbage.  So one accusation
-     * is believed; whoever has a second one is the likelier cause, and none can end more than one other. */
-    router_quarantine(self, self->conduct[slot].accusations++ == 0 ? other : slot, BROKEN_DIRECT);
+    /* Where its reader stands is the reader's word: in the middle of a record anyone finds garbage.  So accusations of
+     * one slot are believed, which may well do it again in its next life; whoever accuses a second slot is the likelier
+     * cause itself. */
+    uint32_t *accused_before = &self->conduct[slot].accused;
+    if (*accused_before == 0)
+        *accused_before = other;
+    router_quarantine(self, *accused_before == other ? other : slot, BROKEN_DIRECT);
 }
 
 /* One record that is not a message.  False: it stays first in its ring, an event says why. */

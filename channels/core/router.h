@@ -61,8 +61,8 @@ struct lane { /* the router's private side of one slot */
 
 /* What a slot's generation has done; not in its lane, whose size decides what finding one costs for each message. */
 struct conduct {
-    uint32_t made;        /* rows in use that it asked for */
-    uint32_t accusations; /* of others, that were believed or turned against it */
+    uint32_t made;    /* rows in use that it asked for */
+    uint32_t accused; /* the slot that it was believed to have been harmed by; 0: none */
 };
 
 struct row_shadow {

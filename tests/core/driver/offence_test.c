@@ -139,10 +139,34 @@ TEST(who_accuses_one_after_the_other_is_quarantined_itself) {
     check_quarantined(world, 2, BROKEN_DIRECT);
     endpoint_report(&world->worker[3].endpoint, 2); /* what is known already is nobody's accusation */
     world_turn(world);
-    CHECK_EQ(world->router.conduct[3].accusations, 0);
+    CHECK_EQ(world->router.conduct[3].accused, 0);
     forge_head(world, 3, 1);
     check_quarantined(world, 1, BROKEN_DIRECT);
     CHECK(!world->router.lane[3].quarantined);
+    world_free(world);
+}
+
+TEST(who_is_harmed_by_one_slot_again_and_again_is_believed) {
+    struct world *world = world_joined(RING, 3, "news");
+    for (int life = 0; life < 3; life++) {
+        struct endpoint *bad = &world->worker[2].endpoint;
+        struct outgoing *peer = endpoint_peer(bad, 1, world->worker[1].generation);
+        CHECK(peer != NULL);
+        struct record *place, header;
+        CHECK_EQ(ring_claim(&peer->ring, sizeof *place, &place), RING_OK);
+        *place = (struct record){.length = sizeof *place, .type = RECORD_JOINED, .source = bad->id};
+        ring_publish(&peer->ring);
+        const uint8_t *body;
+        while (endpoint_next_direct(&world->worker[1].endpoint, 2, &header, &body) == RING_OK)
+            ring_advance(&world->worker[1].endpoint.in[2].ring, &header);
+        world_turn(world);
+        check_quarantined(world, 2, BROKEN_DIRECT);
+        CHECK(!world->router.lane[1].quarantined);
+        world_kill_worker(world, 2);
+        world_bury(world, 2);
+        world_start_worker(world, 2);
+        world_settle(world);
+    }
     world_free(world);
 }
 
