@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from channels import control
+from tests.chaos.watch import held
 from tests.server import Server
 
 WORKERS = 6
@@ -30,14 +31,6 @@ WARM_UP = 30  # kills before memory is measured: allocators have their size then
 MEMORY_GROWTH = 0.10  # of what it was, and the floor below
 MEMORY_FLOOR_KIB = 3072
 QUIET = 0.3  # seconds between two looks at whether everything has arrived
-
-
-def usage(pid: int) -> dict[str, int]:
-    """Descriptors, mappings, and KiB resident that are the process's own."""
-    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text().split()
-    own = sum(int(rollup[rollup.index(f"Private_{kind}:") + 1]) for kind in ("Clean", "Dirty"))
-    with open(f"/proc/{pid}/maps") as maps:
-        return {"fds": len(os.listdir(f"/proc/{pid}/fd")), "maps": sum(1 for _ in maps), "own_kib": own}
 
 
 class Run:
@@ -91,9 +84,9 @@ class Run:
         self.server.wait_ready(WORKERS)
         self.server.wait(self.is_quiet)
         return {
-            "supervisor": usage(self.server.pid),
-            "router": usage(self.router_pid()),
-            "survivor": usage(self.server.workers[SPARED]),
+            "supervisor": held(self.server.pid),
+            "router": held(self.router_pid()),
+            "survivor": held(self.server.workers[SPARED]),
         }
 
     def is_quiet(self) -> bool:
