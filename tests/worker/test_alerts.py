@@ -32,12 +32,6 @@ def cluster(request):
         yield made
 
 
-@pytest.fixture
-def plain():
-    with Cluster(2) as made:
-        yield made
-
-
 # ---- run in the workers ----
 
 

@@ -20,12 +20,6 @@ def cluster(request):
         yield made
 
 
-@pytest.fixture
-def plain():
-    with Cluster(2) as made:
-        yield made
-
-
 def test_a_call_returns_what_the_handler_returns(cluster):
     one, two, _ = cluster.workers.values()
     for worker in (one, two):

@@ -17,19 +17,6 @@ from channels.worker import subscription as module
 from tests.cluster import Cluster, wait_until
 from tests.worker import kept
 
-
-@pytest.fixture(params=[False, True], ids=["plain", "monkey-patched"])
-def cluster(request):
-    with Cluster(2, monkey=request.param) as made:
-        yield made
-
-
-@pytest.fixture
-def plain():
-    with Cluster(2) as made:
-        yield made
-
-
 # ---- joining and sending ----
 
 

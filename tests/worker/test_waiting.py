@@ -17,18 +17,6 @@ from tests.worker import kept
 from tests.worker.test_subscription import classical_round, iterate, receive_one
 
 
-@pytest.fixture(params=[False, True], ids=["plain", "monkey-patched"])
-def cluster(request):
-    with Cluster(2, monkey=request.param) as made:
-        yield made
-
-
-@pytest.fixture
-def plain():
-    with Cluster(2) as made:
-        yield made
-
-
 def test_get_waits_until_a_message_comes_or_the_time_is_up(cluster):
     worker = cluster.workers[1]
     worker.run(kept.open_subscription, "s", "room")
