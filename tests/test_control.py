@@ -45,7 +45,14 @@ class FakeMaster:
         self.listener.listen()
         self.asked: list[bytes] = []
         self._answers = answers
-        threading.Thread(target=self._serve, daemon=True).start()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Ends the thread too: one left in accept would go on with whichever socket gets the number next."""
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self.listener.close()
 
     def _serve(self) -> None:
         while True:
@@ -84,7 +91,7 @@ def test_the_only_master_is_found_and_dead_ones_do_not_count(place: Path) -> Non
     dead.close()
     master = FakeMaster(place / "2.sock")
     assert control.find(None, None) == place / "2.sock"
-    master.listener.close()
+    master.close()
 
 
 def test_none_and_several_masters_are_told_with_what_to_do(place: Path) -> None:
@@ -95,7 +102,7 @@ def test_none_and_several_masters_are_told_with_what_to_do(place: Path) -> None:
         control.find(None, None)
     assert control.find(8, None) == place / "8.sock" and control.find(8, "/x") == Path("/x")
     for master in masters:
-        master.listener.close()
+        master.close()
 
 
 def test_nobody_is_looked_for_where_others_could_have_put_a_socket(place: Path) -> None:
@@ -105,7 +112,7 @@ def test_nobody_is_looked_for_where_others_could_have_put_a_socket(place: Path) 
         with pytest.raises(control.NoMaster, match=r"not a directory of this user's alone; .*--control-socket PATH"):
             control.find(pid, None)
     assert control.find(None, str(place / "2.sock")) == place / "2.sock"
-    master.listener.close()
+    master.close()
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs a second user")
@@ -125,7 +132,7 @@ def test_nothing_is_told_to_a_stranger_who_listens() -> None:
             except control.NoMaster as error:
                 return str(error), len(master.asked)
             finally:
-                master.listener.close()
+                master.close()
 
         for listener, client in ((0, 0), (0, NOBODY), (NOBODY, NOBODY), (NOBODY, 0)):
             assert talk(listener, client) == ("{}", 1)
@@ -137,18 +144,18 @@ def test_a_request_is_a_line_and_answers_are_lines(place: Path) -> None:
     with control.Conversation(place / "2.sock", {"do": "ls"}, b"body") as conversation:
         assert [answer["a"] for answer in conversation.answers()] == [1, 2]
     assert json.loads(master.asked[0]) == {"do": "ls"}
-    master.listener.close()
+    master.close()
 
 
 def test_a_refusal_and_silence_are_errors(place: Path) -> None:
     master = FakeMaster(place / "2.sock", b'{"error": "no such thing"}\n')
     with control.Conversation(place / "2.sock", {}) as conversation, pytest.raises(control.Refused, match="no such"):
         conversation.answer()
-    master.listener.close()
+    master.close()
     silent = FakeMaster(place / "3.sock")
     with control.Conversation(place / "3.sock", {}) as conversation, pytest.raises(control.Refused, match="without an"):
         conversation.answer()
-    silent.listener.close()
+    silent.close()
 
 
 def test_a_master_that_is_not_there_is_told(place: Path) -> None:
@@ -160,4 +167,4 @@ def test_an_answer_that_is_no_json_is_refused_in_words(place: Path) -> None:
     master = FakeMaster(place / "2.sock", b"<html>\n")
     with control.Conversation(place / "2.sock", {}) as conversation, pytest.raises(control.Refused, match="nonsense"):
         conversation.answer()
-    master.listener.close()
+    master.close()
