@@ -40,10 +40,10 @@ cdef int forget_body(Endpoint self, object key) except -1:
 
 
 cdef int discard_bodies(Endpoint self, uint64_t source) except -1:
-    """Bodies of a dead worker that are not whole will never be."""
+    """Of a dead worker: nothing comes any more that would complete them or give them a place."""
     cdef Assembly assembly
     for key, assembly in list(self.assemblies.items()):
-        if assembly.source == source and not assembly.complete:
+        if assembly.source == source:
             forget_body(self, key)
     return 0
 

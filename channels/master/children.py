@@ -36,6 +36,9 @@ class Child:
     was_ready: bool = False
     dumped: bool = False  # its stacks were asked for, before it is killed
 
+    def __str__(self) -> str:
+        return f"worker={self.slot} gen={self.generation} pid={self.pid}"
+
 
 class Children:
     """The workers by slot; slots are reused, generations never."""

@@ -45,6 +45,7 @@ from channels.master.words import (
 LIVED_LONG = 10.0  # seconds; who lived so long is replaced at once
 BACKOFF_FIRST = 0.5
 BACKOFF_MAX = 15.0
+BURY_AGAIN = 1.0  # seconds; a word to the router or its answer was lost
 DUMP_GRACE = 1.0  # seconds between asking for the stacks and SIGKILL
 ABORT_GRACE = 2.0  # seconds between "end at once" and SIGKILL
 ROUTER_QUICK = 1.0  # a router that lived shorter is replaced after a pause
@@ -169,7 +170,7 @@ class Lifecycle:
             return
         child.phase, child.deadline, child.was_ready = Phase.READY, None, True
         self.ever_ready = True
-        self.report("info", f"worker={child.slot} gen={child.generation} pid={child.pid} ready")
+        self.report("info", f"{child} ready")
         for other in self.children.all():
             if other.successor == child.slot:
                 self._drain(other, other.wants_out)
@@ -191,8 +192,8 @@ class Lifecycle:
         starting = child.phase is Phase.STARTING
         how = f"signal {-event.status}" if event.status < 0 else f"status {event.status}"
         level = "info" if expected and event.status == 0 else "error"
-        self.report(level, f"worker={child.slot} gen={child.generation} pid={child.pid} died: {how}")
-        child.phase, child.deadline = Phase.DEAD, None
+        self.report(level, f"{child} died: {how}")
+        child.phase, child.deadline = Phase.DEAD, self._now + BURY_AGAIN
         self.do(Vacate(child.slot, self.children.vacate(child.slot)))
         self.bury(child.slot, child.generation)
         for other in self.children.all():
@@ -240,11 +241,8 @@ class Lifecycle:
         child = self.children.get(event.slot)
         if child is None or child.phase not in (Phase.READY, Phase.DRAINING) or child.dumped:
             return
-        self.report(
-            "critical",
-            f"worker={child.slot} gen={child.generation} pid={child.pid} harakiri: its loop has not turned for "
-            f"{event.age:.1f} s; its stacks follow, then SIGKILL",
-        )
+        why = f"its loop has not turned for {event.age:.1f} s"
+        self.report("critical", f"{child} harakiri: {why}; its stacks follow, then SIGKILL")
         child.dumped = True
         child.phase, child.deadline = Phase.ENDING, self._now + DUMP_GRACE
         self.do(Kill(child.slot, "DUMP"))
@@ -253,7 +251,7 @@ class Lifecycle:
         child = self.children.get(event.slot)
         if child is None or child.generation != event.generation or child.phase is Phase.DEAD:
             return
-        self.report("error", f"worker={child.slot} pid={child.pid} broke the rules of the segment: {event.reason}")
+        self.report("error", f"{child} broke the rules of the segment: {event.reason}")
         child.phase, child.deadline = Phase.ENDING, self._now + DUMP_GRACE
         self.do(Kill(child.slot, "KILL"))
 
@@ -266,14 +264,17 @@ class Lifecycle:
         for child in self.children.all():
             if child.deadline is None or self._now < child.deadline:
                 continue
+            if child.phase is Phase.DEAD:
+                child.deadline = self._now + BURY_AGAIN
+                self.bury(child.slot, child.generation)
+                continue
             if child.phase is Phase.STARTING:
-                self.report("error", f"worker={child.slot} pid={child.pid} did not start in time; killed")
+                self.report("error", f"{child} did not start in time; killed")
             elif child.phase is Phase.DRAINING:
-                self.report("warning", f"worker={child.slot} pid={child.pid} did not finish in time; killed")
-            if child.phase is Phase.STARTING:
-                child.deadline = self._now + DUMP_GRACE
-            else:
-                child.phase, child.deadline = Phase.ENDING, self._now + DUMP_GRACE
+                self.report("warning", f"{child} did not finish in time; killed")
+            if child.phase is not Phase.STARTING:
+                child.phase = Phase.ENDING
+            child.deadline = self._now + DUMP_GRACE
             self.do(Kill(child.slot, "KILL"))
 
     # ---- verbs ----
@@ -436,7 +437,7 @@ class Lifecycle:
 
     def _drain(self, child: Child, why: str, word: str = "drain") -> None:
         child.phase, child.deadline = Phase.DRAINING, self._now + self.limits.graceful_timeout
-        self.report("info", f"worker={child.slot} gen={child.generation} pid={child.pid} draining: {why}")
+        self.report("info", f"{child} draining: {why}")
         self.do(Tell(child.slot, word))
 
     def _end_now(self, child: Child) -> None:

@@ -102,15 +102,17 @@ class RouterProcess:
             if word == "bury":
                 slot, generation = map(int, numbers)
                 self.routing.bury(slot, generation)
-                self._pass_on(slot)
+                self._pass_on(slot, generation)
                 self._say(f"buried {slot} {generation}")
 
-    def _pass_on(self, slot: int) -> None:
+    def _pass_on(self, slot: int, generation: int) -> None:
         """Connections that were given to the dead worker and not taken yet go to another."""
+        if self.segment.slot(slot)[0] != generation + 1:
+            return  # this was asked for again, and its successor is there already
         for kind, data, fd in iter(lambda: passing.take(self.inboxes[slot].read), None):
             for other in self.routing.router.live:
-                generation, _, _, ready, _ = self.segment.slot(other)
-                if ready == generation and passing.give(self.inboxes[other].write, kind, data, fd):
+                held, _, _, ready, _ = self.segment.slot(other)
+                if ready == held and passing.give(self.inboxes[other].write, kind, data, fd):
                     break
             os.close(fd)
 

@@ -8,7 +8,7 @@ import pytest
 
 from channels.master import words
 from channels.master.children import Phase
-from channels.master.lifecycle import BACKOFF_MAX, LIVED_LONG, STATUS_APP, STATUS_BOOT, Lifecycle, Limits, Mode
+from channels.master.lifecycle import BACKOFF_MAX, BURY_AGAIN, LIVED_LONG, STATUS_APP, STATUS_BOOT, Lifecycle, Limits, Mode
 from tests.master.world import World
 
 
@@ -55,6 +55,19 @@ def test_without_a_router_the_dead_stay_zombies_and_are_buried_by_the_next_one()
     world.router_up = True
     world.send(words.RouterUp())
     assert world.phase(Phase.DEAD) == [] and words.Reap(1, 1) in world.done
+
+
+def test_a_burial_that_nobody_confirms_is_asked_for_again() -> None:
+    world = World()
+    world.ready(1, 2)
+    world.now += LIVED_LONG
+    world.router_up = False  # the word is lost, the router lives
+    world.send(words.Died(1, -9))
+    assert world.phase(Phase.DEAD) == [1]
+    assert words.Bury(1, 1) not in world.wait(BURY_AGAIN / 2) and words.Bury(1, 1) in world.wait(BURY_AGAIN / 2)
+    assert world.phase(Phase.DEAD) == [1]
+    world.router_up = True
+    assert words.Reap(1, 1) in world.wait(BURY_AGAIN) and world.phase(Phase.DEAD) == []
 
 
 def test_a_worker_that_lived_long_is_replaced_at_once_and_one_that_did_not_after_a_pause() -> None:

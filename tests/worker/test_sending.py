@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import signal
 import traceback
 
@@ -224,6 +225,21 @@ def test_of_a_sender_killed_in_the_middle_of_a_large_message_nothing_is_received
     plain.bury(1)
     plain.workers[3].run(kept.send, "room", b"after")
     assert plain.workers[2].run(kept.take, "s", 2) == [("room", b"before", 0), ("room", b"after", 0)]
+
+
+def die_when_the_body_is_out(name, size):
+    """Its receivers have all of it, and nothing ever gives it its place."""
+    fabric.current().room.with_up = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    channels.channel_send(name, bytes(size))
+
+
+def test_a_whole_body_goes_with_its_sender_when_nothing_gave_it_a_place():
+    with Cluster(3, assembly_max=MIB) as cluster:
+        cluster.workers[1].run(kept.open_subscription, "s", "room")
+        cluster.workers[2].start(die_when_the_body_is_out, "room", MIB)
+        cluster.bury(2)
+        cluster.workers[3].run(kept.send, "room", bytes(MIB))
+        assert cluster.workers[1].run(kept.take, "s", 1) == [("room", bytes(MIB), 0)]
 
 
 def test_a_body_that_takes_more_than_a_worker_may_be_receiving_is_missed_there_and_told():
