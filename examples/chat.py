@@ -4,7 +4,8 @@
 
 Messages travel by channels: one per room, read by the classical loop (join, wait for the descriptor, receive).  Every
 worker remembers the last messages of every room, because it is subscribed to all of them; a new worker asks the others
-by a call of an alert.  So any worker can be killed at any time, and a browser that comes back misses nothing.
+by a call of an alert before it serves.  So any worker can be killed at any time, and a browser that comes back misses
+nothing.  Alerts overtake messages: the question goes round as a message too, and is answered when that was heard.
 """
 
 import collections
@@ -22,7 +23,7 @@ import channels
 from channels import alerts, channel_fd, channel_join, channel_recv, channel_send, wait_fd_read
 
 HEARTBEAT = 15  # seconds of silence after which a comment is sent, so that proxies keep the stream open
-REMEMBERED = 100  # messages of each room
+REMEMBERED = 100  # messages of each room, and questions
 ROOMS_REMEMBERED = 1000
 TEXT_MAX, NAME_MAX = 2000, 40  # characters
 ROOMS = ("lobby", "music", "travel")
@@ -38,22 +39,39 @@ class History:
     def __init__(self):
         self.rooms = collections.OrderedDict()  # room -> {message id: (when and number, body)}, the oldest first
         self.subscription = None
-        self.complete = Event()
+        self.questions = collections.OrderedDict()  # a new worker's question -> Event that it was heard
 
-    def run(self):
+    def start(self):
         """Listen to every room; then ask the other workers what was said before."""
         self.subscription = channels.subscribe("chat:*", maxlen=10_000)
-        alerts.receive("chat-history", lambda data: self.export())
-        for answer in alerts.call_all("chat-history", b"", timeout=5).values():
+        question = os.urandom(16).hex()
+        channel_send("chat:", json.dumps({"kind": "question", "id": question}).encode())
+        for answer in alerts.call_all("chat-history", question.encode(), timeout=5).values():
             if isinstance(answer, bytes):
                 self.adopt(json.loads(answer))
-        self.complete.set()
+        alerts.receive("chat-history", self.answer)
+        gevent.spawn(self.listen)
+
+    def listen(self):
         for message in self.subscription:
             self.add(message)
 
+    def answer(self, question):
+        """Everything that was said before the question."""
+        self.heard(question.decode()).wait(timeout=2)
+        return self.export()
+
+    def heard(self, question):
+        event = self.questions.setdefault(question, Event())
+        if len(self.questions) > REMEMBERED:
+            self.questions.popitem(last=False)
+        return event
+
     def add(self, message):
         said = json.loads(message.data)
-        if said["kind"] != "presence":
+        if said["kind"] == "question":
+            self.heard(said["id"]).set()
+        elif said["kind"] != "presence":
             place = [message.time, int(message.id.split("-")[1])]
             self.room(message.channel[len("chat:") :]).setdefault(said["id"], (place, message.data.decode()))
 
@@ -69,9 +87,8 @@ class History:
 
     def since(self, name, last_id):
         """[(message id, body)] after that message; all of them when it is not known."""
-        if self.complete.wait(timeout=10):
-            for message in self.subscription.drain():
-                self.add(message)
+        for message in self.subscription.drain():
+            self.add(message)
         said = [(message_id, body) for message_id, (_, body) in self.room(name).items()]
         known = [place for place, (message_id, _) in enumerate(said) if message_id == last_id]
         return said[known[0] + 1 :] if known else said
@@ -98,7 +115,7 @@ def start():
         channels.worker_id()
     except channels.NotAttached:
         return
-    gevent.spawn(history.run)
+    history.start()
     alerts.receive(
         "chat-people", lambda room: json.dumps([name for at, name in streams.values() if at == room.decode()]).encode()
     )

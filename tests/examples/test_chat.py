@@ -9,6 +9,7 @@ import time
 import types
 from urllib.error import HTTPError
 
+import gevent
 import pytest
 
 from examples.chat import History
@@ -196,9 +197,21 @@ def test_what_workers_remember_is_put_together_in_the_order_of_the_channel(answe
     history = History()
     for answer in answers:
         history.adopt({"music": [[letter * 32, [places[letter], letter]] for letter in answer]})
-    history.complete.set()
     history.subscription = types.SimpleNamespace(drain=list)
     assert [body for _, body in history.since("music", "")] == ["a", "b", "c"]
+
+
+def test_an_answer_has_what_was_said_before_the_question_though_an_alert_overtakes_messages():
+    def message(number, room, **said):
+        return types.SimpleNamespace(channel=f"chat:{room}", time=1.0, id=f"e-{number}", data=json.dumps(said).encode())
+
+    history = History()
+    answer = gevent.spawn(history.answer, b"who?")
+    gevent.sleep(0)
+    assert not answer.ready()
+    history.add(message(1, "music", kind="message", id="a" * 32))
+    history.add(message(1, "", kind="question", id="who?"))
+    assert [said[0] for said in json.loads(answer.get(timeout=DEADLINE))["music"]] == ["a" * 32]
 
 
 def people(server: Server) -> dict[str, list[str]]:
