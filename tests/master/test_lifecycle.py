@@ -8,7 +8,16 @@ import pytest
 
 from channels.master import words
 from channels.master.children import Phase
-from channels.master.lifecycle import BACKOFF_MAX, BURY_AGAIN, LIVED_LONG, STATUS_APP, STATUS_BOOT, Lifecycle, Limits, Mode
+from channels.master.lifecycle import (
+    BACKOFF_MAX,
+    BURY_AGAIN,
+    LIVED_LONG,
+    STATUS_APP,
+    STATUS_BOOT,
+    Lifecycle,
+    Limits,
+    Mode,
+)
 from tests.master.world import World
 
 
