@@ -123,6 +123,10 @@ class Run:
             time.sleep(self.chance.uniform(0, 2 * self.pace))
         self.settle()
         self.done["new masters"] = len(self.living.masters) - 1
+        for line in self.server.lines:
+            if "still there, wait for" in line:
+                self.wrong.append(f"what an upgrade left is there a minute later: {line}")
+            self.done["upgrades given up"] += "upgrade failed" in line or "going on without it" in line
         self.read_reports()
         if self.memory:
             self.figures["KiB of supervisor and router"] = f"{self.memory[0]} -> {self.memory[-1]}"

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from tests.server import Server
+from tests.system.babbling import NONSENSE
 from tests.system.clients import Load, Stream, children, get, in_flight, is_free, is_gone, router_pid
 
 APP = "tests.system.app:app"
@@ -50,6 +51,16 @@ def test_a_killed_router_is_replaced_and_streams_and_requests_go_on() -> None:
                 assert [stream.line() for stream in streams] == [str(round_)] * 4
                 server.wait(lambda router=router: is_gone(router))
         assert load.failures == [] and server.workers == workers
+
+
+def test_a_router_that_says_nonsense_is_not_believed_and_goes_on_routing() -> None:
+    with Server(APP, workers=2, module="tests.system.babbling") as server:
+        stream = Stream(server, "/stream")
+        server.wait_log("the router says nonsense", count=len(NONSENSE))
+        victim = next(pid for pid in server.workers.values() if pid != stream.pid)
+        os.kill(victim, signal.SIGKILL)
+        server.wait(lambda: is_gone(victim) and len(server.workers) == 2)
+        assert int(server.get("/send?channel=news&data=still")) == 1 and stream.line() == "still"
 
 
 def test_a_killed_worker_is_replaced_and_others_streams_go_on() -> None:

@@ -277,8 +277,8 @@ def test_another_server_adopts_a_connection_with_what_was_read_of_it() -> None:
         assert [read_answer(client).body for _ in range(2)] == [b"/one", b"/two"]
         client.sendall(GET)
         assert read_answer(client).body == b"/"
-        assert first.server.stats.connections == 0
-        assert second.server.stats.connections == 1
+        wait_until(lambda: first.server.stats.connections == 0)
+        wait_until(lambda: second.server.stats.connections == 1)
 
 
 def test_an_abort_resets() -> None:
