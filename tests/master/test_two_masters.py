@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from channels.master import handover, words
-from channels.master.lifecycle import Lifecycle, Limits, Mode
+from channels.master.lifecycle import BURY_AGAIN, Lifecycle, Limits, Mode
 from tests.master.world import World
 
 
@@ -107,6 +107,18 @@ def test_old_workers_that_die_during_an_upgrade_are_buried_by_the_new_router() -
     pair = Pair()
     pair.start_new()
     pair.play("old", words.Died(1, -9))
+    assert ("new", words.Bury(1, 1)) in pair.log and ("old", words.Reap(1, 1)) in pair.log
+
+
+def test_old_workers_that_die_while_the_new_router_is_replaced_are_buried_by_the_next_one() -> None:
+    pair = Pair()
+    pair.start_new()
+    pair.life("new").router_up = False
+    pair.play("old", words.Died(1, -9))
+    pair.play("new", words.RouterUp())
+    assert ("old", words.Reap(1, 1)) not in pair.log
+    pair.old.now += BURY_AGAIN
+    pair.play("old", words.Tick())
     assert ("new", words.Bury(1, 1)) in pair.log and ("old", words.Reap(1, 1)) in pair.log
 
 
