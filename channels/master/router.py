@@ -101,14 +101,13 @@ class RouterProcess:
                 return 0
             if word == "bury":
                 slot, generation = map(int, numbers)
-                self.routing.bury(slot, generation)
-                self._pass_on(slot, generation)
+                if self.segment.slot(slot)[0] == generation + 1:  # else it is asked for again, and somebody else's
+                    self.routing.bury(slot, generation)
+                    self._pass_on(slot)
                 self._say(f"buried {slot} {generation}")
 
-    def _pass_on(self, slot: int, generation: int) -> None:
+    def _pass_on(self, slot: int) -> None:
         """Connections that were given to the dead worker and not taken yet go to another."""
-        if self.segment.slot(slot)[0] != generation + 1:
-            return  # this was asked for again, and its successor is there already
         for kind, data, fd in iter(lambda: passing.take(self.inboxes[slot].read), None):
             for other in self.routing.router.live:
                 held, _, _, ready, _ = self.segment.slot(other)

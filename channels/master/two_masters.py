@@ -48,6 +48,7 @@ class TwoMasters:
         self.peer_alive = new is not None
         self.foreign: dict[int, int] = {}  # slot -> generation of the other master's workers
         self._foreign_dead: set[int] = set()
+        self._foreign_buried: dict[int, int] = {}  # slot -> generation
         self._server = server
 
     @property
@@ -111,6 +112,7 @@ class TwoMasters:
             return False
         server = self._server
         del self.foreign[event.slot]
+        self._foreign_buried[event.slot] = event.generation
         self._foreign_dead.discard(event.slot)
         server.children.adopt(event.slot, event.generation + 1)
         if self.peer_alive:
@@ -151,6 +153,9 @@ class TwoMasters:
             server.children.keep_out(set(said.facts))
         elif said.word == "bury":
             slot, generation = said.facts
+            if self._foreign_buried.get(slot) == generation:  # asked for again: the answer was late, or is lost
+                server.do(handover.Say("buried", said.facts))
+                return True
             self.foreign[slot] = generation
             if server.router_up and self.routes:
                 server.do(words.Bury(slot, generation))

@@ -122,6 +122,16 @@ def test_old_workers_that_die_while_the_new_router_is_replaced_are_buried_by_the
     assert ("new", words.Bury(1, 1)) in pair.log and ("old", words.Reap(1, 1)) in pair.log
 
 
+def test_who_is_buried_already_is_not_taken_for_a_worker_of_the_old_master_again() -> None:
+    pair = Pair()
+    pair.start_new()
+    pair.play("old", words.Died(1, -9))
+    pair.life("new").router_up = False
+    pair.log.clear()
+    pair.play("new", handover.Said("bury", (1, 1)))  # it was on its way when the answer came, or that is lost
+    assert 1 not in pair.life("new").other.foreign and pair.log == [("new", handover.Say("buried", (1, 1)))]
+
+
 @pytest.mark.parametrize("when", ["before it says hello", "before its workers are ready"])
 def test_a_new_master_that_dies_leaves_the_old_one_routing_and_serving(when: str) -> None:
     pair = Pair()
