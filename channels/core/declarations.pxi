@@ -173,7 +173,7 @@ cdef extern from "router.h" nogil:
     c_bool router_next_event(router *self, router_event *event)
     c_bool router_prefix_pending(router *self, uint32_t slot, uint8_t *name, uint32_t *length, c_bool *leave)
     void router_prefix(router *self, uint32_t slot, const uint32_t *rows, uint32_t count)
-    void router_bury(router *self, uint32_t slot, uint64_t generation)
+    c_bool router_bury(router *self, uint32_t slot, uint64_t generation)
     uint64_t router_clock_ns(int clock)
 
 cdef extern from "spill.h" nogil:

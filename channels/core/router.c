@@ -114,7 +114,7 @@ static bool attach(struct router *self, uint32_t slot, uint64_t generation) {
     struct lane *lane = &self->lane[slot];
     size_t words = (segment->at.rows + 63) / 64;
     if (lane->member == NULL && (lane->member = calloc(words, sizeof *lane->member)) == NULL)
-        return false; /* asked again at the next scan */
+        return false;
     uint64_t up_head = shared_load(&segment_up_head(segment, slot)->head);
     lane->up = (struct ring_in){.data = segment_up_data(segment, slot),
                                 .capacity = segment->at.up_bytes,
@@ -171,8 +171,9 @@ static void introduce(struct router *self, uint32_t newcomer) {
 }
 
 /* Returns how many were attached before; the new ones stand behind them in `live`. */
-static uint32_t find_attached(struct router *self) {
-    uint32_t known = self->live_count;
+/* False: there is one for whom there is no memory now. */
+static bool find_attached(struct router *self) {
+    bool all = true;
     self->since_scan = 0;
     for (uint32_t slot = 1; slot < self->segment->at.slots; slot++) {
         struct lane *lane = &self->lane[slot];
@@ -180,13 +181,15 @@ static uint32_t find_attached(struct router *self) {
             continue;
         uint64_t generation = segment_generation(self->segment, slot);
         if (generation != lane->buried && segment_attached(self->segment, slot, generation))
-            (void)attach(self, slot, generation);
+            all = attach(self, slot, generation) && all;
     }
-    return known;
+    return all;
 }
 
 static void scan(struct router *self) {
-    for (uint32_t i = find_attached(self); i < self->live_count; i++) {
+    uint32_t known = self->live_count;
+    (void)find_attached(self); /* whom there is no memory for is found again by the next scan */
+    for (uint32_t i = known; i < self->live_count; i++) {
         announce(self, self->live[i], self->lane[self->live[i]].generation, RECORD_HERE);
         introduce(self, self->live[i]);
     }
@@ -297,14 +300,16 @@ static void restore_members(struct router *self, uint32_t slot) {
         }
 }
 
-void router_bury(struct router *self, uint32_t slot, uint64_t generation) {
+bool router_bury(struct router *self, uint32_t slot, uint64_t generation) {
     if (slot == ROUTER_SLOT || slot >= self->segment->at.slots || self->lane[slot].buried == generation)
-        return;
+        return true;
     struct lane *lane = &self->lane[slot];
     if (!lane->attached &&
-        atomic_load_explicit(&segment_worker(self->segment, slot)->attached, memory_order_acquire) == generation &&
-        attach(self, slot, generation)) /* it lived too briefly for a scan, or died before this router began */
-        restore_members(self, slot);
+        atomic_load_explicit(&segment_worker(self->segment, slot)->attached, memory_order_acquire) == generation) {
+        if (!attach(self, slot, generation))
+            return false;
+        restore_members(self, slot); /* it lived too briefly for a scan, or died before this router began */
+    }
     if (lane->attached && lane->generation == generation) {
         lane->dying = true;
         lane->pending_prefix = false;
@@ -332,6 +337,7 @@ void router_bury(struct router *self, uint32_t slot, uint64_t generation) {
         shared_add(&self->control->count.kicks, 1);
     }
     notify_clear(self->eventfds[slot]);
+    return true;
 }
 
 bool router_open(struct router *self, const struct segment *segment, const int *eventfds,
@@ -353,8 +359,11 @@ bool router_open(struct router *self, const struct segment *segment, const int *
         self->shadow[row] =
             (struct row_shadow){.sequence = shared_load(&segment_row(segment, row)->sequence), .used_ns = now_ns};
     /* Nothing may be put into a ring before the open operation is finished: its marks tell by the tails who has got it.
-     */
-    (void)find_attached(self);
+     * Whom a predecessor served is served from the start, or the open operation would pass by him. */
+    if (!find_attached(self)) {
+        router_close(self);
+        return false;
+    }
     for (uint32_t i = 0; i < self->live_count; i++)
         restore_members(self, self->live[i]);
     fanout_recover(self);

@@ -122,8 +122,9 @@ bool router_next_event(struct router *self, struct router_event *event);
 bool router_prefix_pending(struct router *self, uint32_t slot, uint8_t *name, uint32_t *length, bool *leave);
 void router_prefix(struct router *self, uint32_t slot, const uint32_t *rows, uint32_t count);
 
-/* A worker is dead (a zombie at least), its generation already even: clean up in the order of docs/protocol. */
-void router_bury(struct router *self, uint32_t slot, uint64_t generation);
+/* A worker is dead (a zombie at least), its generation already even: clean up in the order of docs/protocol.
+ * False: no memory for that now, ask again. */
+bool router_bury(struct router *self, uint32_t slot, uint64_t generation);
 
 /* Monotonic and real time for those who have no clock at hand. */
 uint64_t router_clock_ns(int clock);

@@ -112,10 +112,13 @@ cdef class Router:
             free(numbers)
 
     def bury(self, uint32_t slot, uint64_t generation):
-        """Clean up after a dead worker; may be repeated."""
+        """Clean up after a dead worker; may be repeated.  Raises MemoryError; ask again then."""
+        cdef c_bool done
         self.segment.check_slot(slot)
         with nogil:
-            router_bury(self.c, slot, generation)
+            done = router_bury(self.c, slot, generation)
+        if not done:
+            raise MemoryError("no memory for a burial")
 
     def names(self):
         """Every channel: [(row, name)]."""

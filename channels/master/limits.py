@@ -44,25 +44,41 @@ def raise_descriptors() -> None:
 
 
 def memory_free(root: Path = CGROUP) -> int | None:
-    """Bytes that this process's control group may still take; None when nothing limits it (cgroups v2 and v1)."""
-    pairs = [
-        (root / _own_group("") / "memory.max", root / _own_group("") / "memory.current"),
-        (root / "memory.max", root / "memory.current"),
-        (
-            root / "memory" / _own_group("memory") / "memory.limit_in_bytes",
-            root / "memory" / _own_group("memory") / "memory.usage_in_bytes",
-        ),
-        (root / "memory" / "memory.limit_in_bytes", root / "memory" / "memory.usage_in_bytes"),
+    """Bytes that this process may still take; None when no control group limits it (cgroups v2 and v1).
+
+    Every group from its own up to the root may limit it.  Pages of files that nobody has touched lately go when memory
+    is wanted, so they count as free (docs.kernel.org, cgroup-v2, memory.stat).
+    """
+    found = [_free(place, "memory.max", "memory.current", "inactive_file") for place in _groups(root, "")]
+    found += [
+        _free(place, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        for place in _groups(root / "memory", "memory")
     ]
-    for limit_file, used_file in pairs:
-        try:
-            limit, used = limit_file.read_text().strip(), used_file.read_text().strip()
-        except OSError:
-            continue
-        if limit == "max" or int(limit) >= 1 << 60:  # v1 says "no limit" with a huge number
-            return None
-        return max(int(limit) - int(used), 0)
-    return None
+    return min((free for free in found if free is not None), default=None)
+
+
+def _groups(root: Path, controller: str) -> list[Path]:
+    """From the own group to the root; in a container only the root may be there to see."""
+    own = root / _own_group(controller)
+    return [own, *(place for place in own.parents if place.is_relative_to(root))]
+
+
+def _free(place: Path, limit_name: str, used_name: str, cache_name: str) -> int | None:
+    try:
+        limit, used = (place / limit_name).read_text().strip(), int((place / used_name).read_text())
+    except OSError:
+        return None
+    if limit == "max" or int(limit) >= 1 << 60:  # v1 says "no limit" with a huge number
+        return None
+    return max(int(limit) - max(used - _cached(place, cache_name), 0), 0)
+
+
+def _cached(place: Path, name: str) -> int:
+    try:
+        facts = dict(line.split() for line in (place / "memory.stat").read_text().splitlines())
+    except OSError:
+        return 0
+    return int(facts.get(name, 0))
 
 
 def _own_group(controller: str) -> str:

@@ -100,11 +100,17 @@ class RouterProcess:
                 self._park(greenlet)
                 return 0
             if word == "bury":
-                slot, generation = map(int, numbers)
-                if self.segment.slot(slot)[0] == generation + 1:  # else it is asked for again, and somebody else's
-                    self.routing.bury(slot, generation)
-                    self._pass_on(slot)
-                self._say(f"buried {slot} {generation}")
+                self._bury(*map(int, numbers))
+
+    def _bury(self, slot: int, generation: int) -> None:
+        if self.segment.slot(slot)[0] == generation + 1:  # else this was asked for twice, and the slot is another's now
+            try:
+                self.routing.bury(slot, generation)
+            except MemoryError as error:
+                log.error("worker=%d gen=%d: %s; the supervisor asks again", slot, generation, error)
+                return
+            self._pass_on(slot)
+        self._say(f"buried {slot} {generation}")
 
     def _pass_on(self, slot: int) -> None:
         """Connections that were given to the dead worker and not taken yet go to another."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import os
 import shutil
 import signal
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +98,7 @@ LIMITS = (
     "--as=125829120",
     "--as=262144000",
 )  # prlimit(1)
+GROUPS = (("30M", False), ("512M", True))  # control groups: memory, and whether a server can live in it
 MODULE = "tests.chaos.impatient"
 
 
@@ -319,7 +322,37 @@ def starts(most: int, wrong: list[str]) -> int:
         outcome, lines = start(["prlimit", limit])
         judge(f"start, {limit}", outcome, lines, wrong)
         count += 1
+    for memory, enough in GROUPS:
+        with control_group(memory) as enter:
+            if not enter:
+                print("no control groups may be made here: not tried", flush=True)
+                break
+            outcome, lines = start(enter)
+        judge(f"start, {memory} of memory in its control group", outcome, lines, wrong)
+        if enough != (outcome == "serves"):
+            wrong.append(f"start, {memory} of memory in its control group: {outcome}")
+        count += 1
     return count
+
+
+@contextlib.contextmanager
+def control_group(memory: str) -> Iterator[list[str]]:
+    """A command that runs another one in a group of its own with so much memory, cgroups v1 or v2; empty: not here."""
+    v1 = Path("/sys/fs/cgroup/memory")
+    place = (v1 if v1.is_dir() else Path("/sys/fs/cgroup")) / f"channels-chaos-{os.getpid()}"
+    try:
+        place.mkdir()
+        (place / ("memory.limit_in_bytes" if v1.is_dir() else "memory.max")).write_text(memory)
+    except OSError:
+        yield []
+        return
+    try:
+        yield ["sh", "-c", f'echo $$ >{place}/cgroup.procs && exec "$@"', "sh"]
+    finally:
+        deadline = time.monotonic() + AGAIN
+        while (place / "cgroup.procs").read_text() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        place.rmdir()
 
 
 def main() -> int:

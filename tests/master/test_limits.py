@@ -75,15 +75,27 @@ def test_both_kinds_of_control_groups_are_understood(tmp_path: Path) -> None:
     assert group(tmp_path / "e", V2, "100", "400") == 0
 
 
+def test_what_the_kernel_can_drop_counts_as_free(tmp_path: Path) -> None:
+    for kind, inside, name in ((V2, "", "inactive_file"), (V1, "memory", "total_inactive_file")):
+        place = tmp_path / (inside or "v2") / inside
+        place.mkdir(parents=True)
+        (place / "memory.stat").write_text(f"cache 390\n{name} 300\n")
+        assert group(place.parent if inside else place, kind, "1000", "900", inside) == 400
+
+
 def test_no_control_group_at_all_limits_nothing(tmp_path: Path) -> None:
     assert limits.memory_free(tmp_path) is None
 
 
-def test_a_limit_further_up_counts_where_the_own_group_has_none(tmp_path: Path) -> None:
-    own = limits._own_group("")
-    if own:
-        group(tmp_path, V2, "max", "10", own)
-        assert group(tmp_path, V2, "1000", "400") == 600
+@pytest.mark.parametrize(("kind", "inside"), [(V2, ""), (V1, "memory/")])
+def test_the_tightest_of_the_own_group_and_those_above_it_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: tuple[str, str], inside: str
+) -> None:
+    monkeypatch.setattr(limits, "_own_group", lambda controller: "above/own")
+    group(tmp_path, kind, "1000", "400", inside + "above")
+    assert group(tmp_path, kind, "max" if kind is V2 else str(2**63 - 4096), "10", inside + "above/own") == 600
+    assert group(tmp_path, kind, "110", "10", inside + "above/own") == 100
+    assert group(tmp_path, kind, "500", "450", inside.rstrip("/")) == 50
 
 
 def test_this_machine_gives_a_sensible_answer() -> None:

@@ -1,13 +1,16 @@
 /*
- * Death between any two stores to shared memory, for tests: this header stands before every source of the core when
- * the driver is compiled, and every atomic store counts.  The one before which the process "dies" leaves by longjmp.
+ * Death between any two stores to shared memory, and memory that is refused, for tests: this header stands before every
+ * source of the core when the driver is compiled, and every atomic store counts, and every allocation.  The store
+ * before which the process "dies" leaves by longjmp.
  */
 #ifndef FAULT_H
 #define FAULT_H
 
 #include <setjmp.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
+#include <stdlib.h>
 
 extern _Thread_local uint64_t fault_stores; /* since fault_arm */
 extern _Thread_local uint64_t fault_at;     /* die before this one, counted from 1; 0: never */
@@ -19,6 +22,15 @@ static inline void fault_point(void) {
         longjmp(fault_exit, 1);
     }
 }
+
+extern _Thread_local uint64_t fault_allocations; /* since fault_refuse was set */
+extern _Thread_local uint64_t fault_refuse;      /* refuse this one, counted from 1; 0: never */
+
+static inline bool fault_refuses(void) { return fault_refuse != 0 && ++fault_allocations == fault_refuse; }
+
+#define malloc(size) (fault_refuses() ? NULL : (malloc)(size))
+#define calloc(count, size) (fault_refuses() ? NULL : (calloc)((count), (size)))
+#define realloc(old, size) (fault_refuses() ? NULL : (realloc)((old), (size)))
 
 #ifdef __clang__
 #define FAULT_STORE __c11_atomic_store

@@ -15,7 +15,7 @@ static struct {
 static int test_count;
 static jmp_buf failed;
 
-_Thread_local uint64_t fault_stores, fault_at;
+_Thread_local uint64_t fault_stores, fault_at, fault_allocations, fault_refuse;
 _Thread_local jmp_buf fault_exit;
 
 void check_register(const char *name, check_body body) {
@@ -27,7 +27,7 @@ void check_register(const char *name, check_body body) {
 
 _Noreturn void check_failed(const char *file, int line, const char *what, uint64_t left, uint64_t right) {
     printf("%s:%d: not so: %s (%" PRIu64 ", %" PRIu64 ")\n", file, line, what, left, right);
-    fault_at = 0;
+    fault_at = fault_refuse = 0;
     longjmp(failed, 1);
 }
 
