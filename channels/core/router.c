@@ -170,8 +170,7 @@ static void introduce(struct router *self, uint32_t newcomer) {
     }
 }
 
-/* Returns how many were attached before; the new ones stand behind them in `live`. */
-/* False: there is one for whom there is no memory now. */
+/* The new ones stand behind the others in `live`.  False: there is one for whom there is no memory now. */
 static bool find_attached(struct router *self) {
     bool all = true;
     self->since_scan = 0;

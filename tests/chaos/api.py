@@ -15,6 +15,7 @@ import collections
 import os
 import random
 import re
+import shutil
 import signal
 import sys
 import tempfile
@@ -30,6 +31,8 @@ WORKERS = 4
 GAP_AFTER = 15.0  # seconds in which the news of a loss comes after a router's death
 ROUTER_EVERY, RELOAD_EVERY, UPGRADE_EVERY = 20.0, 30.0, 60.0
 SETTLED = 60.0
+COMMON = re.compile(r"ready$|died: (signal 9|status 0)$|draining: ")  # lines that say nothing here
+KEPT = Path(tempfile.gettempdir(), "channels-chaos-api")  # what is left of a run in which something was wrong
 
 
 class Run:
@@ -41,6 +44,7 @@ class Run:
         self.wrong: list[str] = []
         self.done: collections.Counter[str] = collections.Counter()
         self.routers_killed: list[float] = []
+        self.told_to: list[tuple[float, str]] = []  # when, what the server was told to do
         self.memory: list[int] = []
         self.figures: dict[str, Any] = {}
         self.reports = tempfile.TemporaryDirectory(prefix="channels-chaos-")
@@ -90,14 +94,17 @@ class Run:
         if pid:
             os.kill(pid, signal.SIGKILL)
             self.routers_killed.append(time.time())
+            self.told_to.append((time.time(), "router killed"))
             self.done["routers killed"] += 1
 
     def reload(self) -> None:
         os.kill(self.master(), signal.SIGHUP)
+        self.told_to.append((time.time(), "reload"))
         self.done["reloads"] += 1
 
     def upgrade(self) -> None:
         os.kill(self.master(), signal.SIGUSR2)
+        self.told_to.append((time.time(), "upgrade"))
         self.done["upgrades asked for"] += 1
 
     # ---- the run ----
@@ -233,7 +240,11 @@ class Run:
         sums["gaps"] += 1
         sums["missed"] += int(number) - int(first)
         if not any(0 <= float(when) - killed < GAP_AFTER for killed in self.routers_killed):
-            self.wrong.append(f"worker {who} missed {first} to {int(number) - 1} of {name}, and no router had died")
+            before = [f"{what} {float(when) - at:.1f} s before" for at, what in self.told_to if at < float(when)]
+            self.wrong.append(
+                f"worker {who} missed {first} to {int(number) - 1} of {name} at {when}, and no router had died; "
+                + ", ".join(before[-3:])
+            )
 
     def close(self) -> None:
         self.server.stop()
@@ -255,7 +266,10 @@ def main() -> int:
         for what in run.wrong[:20]:
             print(f"WRONG {what}")
         if run.wrong:
-            print("\n".join(run.server.lines[-40:]))
+            print("\n".join(line for line in run.server.lines if not COMMON.search(line)))
+            shutil.copytree(run.reports.name, KEPT, dirs_exist_ok=True)
+            Path(KEPT, "log").write_text("\n".join(run.server.lines))
+            print(f"every worker's report and the log are in {KEPT}")
         run.close()
     print(f"{len(run.wrong)} wrong")
     return 1 if run.wrong else 0

@@ -26,6 +26,7 @@ RANGE = 500  # numbers that share a digest
 BATCH = int(os.environ.get("CHAOS_BATCH", "120"))  # messages without a pause
 PAUSE = float(os.environ.get("CHAOS_PAUSE", "0.012"))  # seconds between two batches
 HEAD = struct.Struct("<IQI")  # the sender's process, its count over all channels, bytes that follow
+TOLD_WITHIN = 2.0  # seconds in which a channel on which something is missing has its next message, which tells
 MIB = 1 << 20
 FILLING = random.Random(1).randbytes(MIB) * 5
 
@@ -77,10 +78,10 @@ class Stream:
             self.worker.write(f"VIOLATION {self.name}: {number} after {self.last}")
         elif missed == number - self.last - 1:
             self.worker.write(f"GAP {self.name}-{epoch} {self.last + 1} {number} {time.time()}")
-            self.worker.forget_counts()
+            self.worker.explained(self.name)
         elif missed == 0:
             self.worker.write(f"HOLE {self.name}-{epoch} {self.last + 1} {number}")
-            self.worker.forget_counts()
+            self.worker.explained(self.name)
         else:
             self.worker.write(f"VIOLATION {self.name}: {number} after {self.last}, missed={missed}")
         self.epoch, self.complete = epoch, False
@@ -93,14 +94,28 @@ class Worker:
         self.report = os.open(REPORTS / f"{self.slot}-{self.pid}", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self.streams = {name: Stream(self, name) for name in CHANNELS}
         self.counts: dict[int, int] = {}  # sender -> its last count
+        self.owed: list[tuple[float, str, str]] = []  # when, channel, what is missing there and must be told there
         self.heard = self.sent = self.alerted = self.forked = 0
 
     def write(self, line: str) -> None:
         os.write(self.report, line.encode() + b"\n")  # one call: whole, or not at all
 
-    def forget_counts(self) -> None:
-        """Something was missed: the next of each sender may be any later one."""
+    def explained(self, name: str) -> None:
+        """Something was missed there: the next of each sender may be any later one, and who has come later is well."""
         self.counts = dict.fromkeys(self.counts, -1)
+        self.owed = [each for each in self.owed if each[1] != name]
+
+    def missing(self, sender: int, first: int, end: int) -> None:
+        """A sender's next came on another channel; what is missing is told, if it is, by the next on its own."""
+        for count in range(first, min(end, first + 100)):
+            self.owed.append((time.monotonic(), CHANNELS[count % 4], f"of {sender} {count} never came, {end} did"))
+
+    def dun(self) -> None:
+        now = time.monotonic()
+        for when, name, what in self.owed:
+            if now - when > TOLD_WITHIN:
+                self.write(f"VIOLATION {name}: {what}")
+        self.owed = [each for each in self.owed if now - each[0] <= TOLD_WITHIN]
 
     # ---- hearing ----
 
@@ -133,8 +148,10 @@ class Worker:
         self.streams[message.channel].hear(message)
         sender, count, follows = HEAD.unpack_from(data)
         last = self.counts.get(sender, -1)
-        if last >= 0 and count != last + 1:
+        if last >= 0 and count <= last:
             self.write(f"VIOLATION of {sender} came {count} after {last}")
+        elif last >= 0 and count > last + 1:
+            self.missing(sender, last + 1, count)
         self.counts[sender] = count
         if len(data) != HEAD.size + follows:
             self.write(f"VIOLATION {len(data)} bytes instead of {HEAD.size + follows}")
@@ -142,6 +159,7 @@ class Worker:
             self.write(f"VIOLATION a torn body of {sender}, {count}")
 
     def place(self) -> None:
+        self.dun()
         last = " ".join(f"{stream.name}={stream.last}" for stream in self.streams.values())
         self.write(f"AT heard={self.heard} sent={self.sent} alerts={self.alerted} forks={self.forked} {last}")
 
