@@ -13,8 +13,6 @@
 #define CAPACITY 4096u
 
 static uint64_t state;
-_Thread_local uint64_t fault_stores, fault_at;
-_Thread_local jmp_buf fault_exit;
 
 void check_register(const char *name, check_body body) { (void)name, (void)body; }
 _Noreturn void check_failed(const char *file, int line, const char *what, uint64_t left, uint64_t right) {

@@ -12,9 +12,11 @@
 #include <stdint.h>
 #include <stdlib.h>
 
-extern _Thread_local uint64_t fault_stores; /* since fault_arm */
-extern _Thread_local uint64_t fault_at;     /* die before this one, counted from 1; 0: never */
-extern _Thread_local jmp_buf fault_exit;
+#define FAULT_WORD __attribute__((weak)) _Thread_local /* every source that includes this shares it */
+
+FAULT_WORD uint64_t fault_stores; /* since it was armed */
+FAULT_WORD uint64_t fault_at;     /* die before this one, counted from 1; 0: never */
+FAULT_WORD jmp_buf fault_exit;
 
 static inline void fault_point(void) {
     if (__builtin_expect(fault_at != 0, 0) && ++fault_stores == fault_at) {
@@ -23,8 +25,8 @@ static inline void fault_point(void) {
     }
 }
 
-extern _Thread_local uint64_t fault_allocations; /* since fault_refuse was set */
-extern _Thread_local uint64_t fault_refuse;      /* refuse this one, counted from 1; 0: never */
+FAULT_WORD uint64_t fault_allocations; /* since fault_refuse was set */
+FAULT_WORD uint64_t fault_refuse;      /* refuse this one, counted from 1; 0: never */
 
 static inline bool fault_refuses(void) { return fault_refuse != 0 && ++fault_allocations == fault_refuse; }
 

@@ -15,9 +15,6 @@ static struct {
 static int test_count;
 static jmp_buf failed;
 
-_Thread_local uint64_t fault_stores, fault_at, fault_allocations, fault_refuse;
-_Thread_local jmp_buf fault_exit;
-
 void check_register(const char *name, check_body body) {
     if (test_count == TESTS_MAX)
         abort();

@@ -3,14 +3,10 @@
 
 #include "world.h"
 
-_Thread_local uint64_t fault_stores, fault_at;
-_Thread_local jmp_buf fault_exit;
-
 _Noreturn void check_failed(const char *file, int line, const char *what, uint64_t left, uint64_t right) {
     fprintf(stderr, "%s:%d: not so: %s (%" PRIu64 ", %" PRIu64 ")\n", file, line, what, left, right);
     abort();
 }
-
 
 /* ---- one ring ---- */
 
