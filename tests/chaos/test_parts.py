@@ -15,7 +15,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
-    "words", [("leaks", "--share", "0.03"), ("greenlets", "--share", "0.03"), ("api", "--seconds", "6")]
+    "words",
+    [("leaks", "--share", "0.03"), ("greenlets", "--share", "0.03"), ("api", "--seconds", "8", "--pace", "0.5")],
 )
 def test_a_short_run_ends_well(words: tuple[str, ...]) -> None:
     done = subprocess.run(
