@@ -180,8 +180,8 @@ MUTANTS = [
     Mutant(
         "the dead stay in the bitmaps",
         "router.c",
-        "        restore_members(self, slot);\n    if (lane->attached",
-        "        ;\n    if (lane->attached",
+        "        restore_members(self, slot); /* it lived too briefly",
+        "        ; /* it lived too briefly",
     ),
     Mutant(
         "the dead are not heard to their end",

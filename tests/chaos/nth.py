@@ -155,11 +155,12 @@ class Running:
             return self.server.pid
         return self.router() if target == "router" else self.living.workers[min(self.living.workers)]
 
-    def ask(self, seconds: float) -> int:
-        done = subprocess.run(
-            ["curl", "-sf", "-m", str(seconds), self.server.url + "/"], capture_output=True, text=True, check=False
-        )
-        return int(done.stdout) if done.returncode == 0 and done.stdout.isdigit() else 0
+    def ask(self, seconds: float, at_once: int = 1) -> set[int]:
+        """Who answered.  One after the other may all be taken by the same worker; several at once are not."""
+        command = ["curl", "-sf", "-m", str(seconds), self.server.url + "/"]
+        asked = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(at_once)]
+        answers = [each.communicate()[0] for each in asked]
+        return {int(text) for text, each in zip(answers, asked) if each.returncode == 0 and text.isdigit()}
 
     def again(self) -> bool:
         """Whether it is itself again in time: every worker answers, the router too."""
@@ -169,7 +170,7 @@ class Running:
             if self.server.process.poll() is not None:
                 return False
             self.living.look()
-            seen.add(self.ask(3))
+            seen |= self.ask(3, at_once=4)
             if len(self.living.workers) >= WORKERS and set(self.living.workers.values()) <= seen:
                 try:
                     self.router()

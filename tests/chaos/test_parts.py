@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos import __main__ as chaos
+from tests.chaos.core_mutants import CORE, MUTANTS, Mutant
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -84,3 +85,8 @@ def test_every_part_has_a_name_of_its_own_and_an_end() -> None:
     names = [name for each in chaos.PARTS for name in each.name.split(", ")]
     assert len(set(names)) == len(names)
     assert all(each.seconds > 0 for each in chaos.PARTS)
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_what_a_mutant_replaces_stands_once_in_the_core(mutant: Mutant) -> None:
+    assert (CORE / mutant.file).read_text().count(mutant.right) == 1
