@@ -30,7 +30,7 @@ cdef extern from "layout.h" nogil:
         uint64_t token, status
     struct large_payload:
         uint32_t message_id, reserved
-        uint64_t total
+        uint64_t began_ns
         uint64_t receivers[4]
     struct worker_counters:
         pass

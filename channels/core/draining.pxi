@@ -63,6 +63,7 @@ cdef int take_uncommon(Endpoint self, const record *header, const uint8_t *body)
     """The same where the row is not known yet, for it was joined by a prefix, or where the body came before."""
     cdef LocalChannel channel = None
     cdef Assembly large = None
+    cdef const large_payload *sent
     cdef Binding binding
     cdef uint64_t gap
     cdef frame_facts facts
@@ -88,7 +89,8 @@ cdef int take_uncommon(Endpoint self, const record *header, const uint8_t *body)
         facts.event_size = PyBytes_GET_SIZE(large.name)
         facts.body, facts.body_size = <const uint8_t *>PyBytes_AS_STRING(large.data), PyBytes_GET_SIZE(large.data)
         return deliver(self, channel, header, &facts, large.data)
-    if not (<const large_payload *>body).receivers[self.c.slot // 64] >> (self.c.slot % 64) & 1:
+    sent = <const large_payload *>body
+    if sent.began_ns < self.attached_ns or not sent.receivers[self.c.slot // 64] >> (self.c.slot % 64) & 1:
         gap = header.sequence - channel.last - 1
         channel.last = header.sequence  # sent before this worker joined: nobody here has missed it
         if gap:

@@ -22,7 +22,7 @@ cdef class Endpoint:
     cdef cached_name *names
     cdef bint polling
     cdef bint look_credit   # something came since the last look in vain
-    cdef uint64_t spin_ns, greedy_ns, last_hub_ns
+    cdef uint64_t spin_ns, greedy_ns, last_hub_ns, attached_ns
     cdef uint64_t message_max, assembly_max, assembling, at_once_max
     cdef uint64_t alert_hops_max
     cdef dict assemblies    # (source, message id) -> Assembly
@@ -47,6 +47,7 @@ cdef class Endpoint:
                   uint64_t greedy_ns, uint64_t message_max, uint64_t assembly_max, uint64_t alert_hops_max, getcurrent):
         segment.check_slot(slot)
         self.segment = segment
+        self.attached_ns = router_clock_ns(CLOCK_MONOTONIC)
         self.eventfds = _eventfd_array(segment, eventfds)
         self.rows = segment.c.at.rows
         self.by_row = <PyObject **>calloc(segment.c.at.rows, sizeof(PyObject *))
@@ -62,7 +63,7 @@ cdef class Endpoint:
         self.getcurrent = getcurrent
         self.woken, self.events = [], []
         self.assemblies, self.alert_queues, self.contexts, self.pending_joins = {}, {}, {}, {}
-        self.last_hub_ns = router_clock_ns(CLOCK_MONOTONIC)
+        self.last_hub_ns = self.attached_ns
 
     def __dealloc__(self):
         cdef uint32_t i
@@ -150,14 +151,18 @@ cdef class Endpoint:
         slots = [i for i in range(self.segment.c.at.slots) if bitmap[i // 64] >> (i % 64) & 1]
         return view.row, view.generation, slots
 
-    def send_large(self, uint32_t row, uint32_t row_generation, uint32_t message_id, uint64_t total, slots):
-        """The record that gives a body, sent before, its place in the channel's order; False: the ring is full."""
+    def send_large(self, uint32_t row, uint32_t row_generation, uint32_t message_id, uint64_t began_ns, uint64_t total,
+                   slots):
+        """The record that gives a body, sent before, its place in the channel's order; False: the ring is full.
+
+        `began_ns`: CLOCK_MONOTONIC before `listeners` was asked.
+        """
         cdef large_payload payload
         cdef record header
         memset(&payload, 0, sizeof(payload))
         memset(&header, 0, sizeof(header))
         self.here()
-        payload.message_id, payload.total = message_id, total
+        payload.message_id, payload.began_ns = message_id, began_ns
         for slot in slots:
             payload.receivers[slot // 64] |= <uint64_t>1 << <uint64_t>(slot % 64)
         header.length = sizeof(record) + sizeof(payload)
@@ -257,9 +262,10 @@ cdef class Endpoint:
     def expire(self, uint64_t age_ns):
         """Drop whole bodies whose record of order has not come for so long: this worker has left their channel."""
         cdef Assembly assembly
-        cdef uint64_t now = router_clock_ns(CLOCK_MONOTONIC)
+        cdef uint64_t now
         self.here()
         poll(self, 1 << 20)
+        now = router_clock_ns(CLOCK_MONOTONIC)  # after it: a body that came whole just now is not older than this
         for key, assembly in list(self.assemblies.items()):
             if assembly.complete and now - assembly.since_ns > age_ns:
                 forget_body(self, key)

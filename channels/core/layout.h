@@ -108,7 +108,7 @@ enum join_status { JOIN_OK = 0, JOIN_TABLE_FULL, JOIN_BAD_NAME, JOIN_NOBODY /* O
 struct large_payload {
     uint32_t message_id;
     uint32_t reserved;
-    uint64_t total;
+    uint64_t began_ns; /* CLOCK_MONOTONIC before the sender looked who listens: no later life of a slot is meant */
     uint64_t receivers[SLOT_WORDS_MAX]; /* slots that the body was sent to */
 };
 

@@ -124,6 +124,7 @@ class Sender:
 
         None: the channel's row changed meanwhile, look again.
         """
+        began_ns = time.monotonic_ns()  # who attaches from here on is not meant, whatever his slot listened to
         found = self._endpoint.listeners(channel)
         if found is None:
             return None
@@ -140,7 +141,7 @@ class Sender:
             sent = self._room.with_up(
                 256,
                 deadline,
-                lambda: self._endpoint.send_large(row, row_generation, parcel.message_id, len(body), slots),
+                lambda: self._endpoint.send_large(row, row_generation, parcel.message_id, began_ns, len(body), slots),
             )
             if not sent:
                 raise RingFull("the router", timeout or 0.0)

@@ -71,6 +71,9 @@ mutants fragments "" NO_DISCARD "KEY_SLOT_ONLY -DNO_DISCARD" KEY_RING
 one OK large ""
 mutants large "" RECORD_FIRST NO_DRAIN NO_DISCARD GONE_FIRST NO_DRAIN_AT_GONE
 
+one OK large_life ""
+mutants large_life "" NO_TIME LATE_TIME TIME_FIRST
+
 one OK index ""
 mutants index "" NO_VERSION LATE_ODD EARLY_EVEN
 

@@ -8,6 +8,7 @@ import signal
 import traceback
 
 import gevent
+import gevent.event
 import pytest
 from gevent import monkey
 from gevent.threadpool import ThreadPool
@@ -208,6 +209,66 @@ def test_a_large_message_sent_before_a_worker_joined_is_not_among_what_it_missed
     assert plain.workers[1].result() == 1
     plain.workers[1].run(kept.send, "room", b"next")
     assert plain.workers[3].run(kept.take, "s", 2) == [("room", b"not read yet", 0), ("room", b"next", 0)]
+
+
+def hold_back_orders():
+    """From here on what this worker sends in fragments gets its place when `release_orders` says so."""
+    room = fabric.current().room
+    kept.orders, with_up = gevent.event.Event(), room.with_up
+    kept.held_back = 0
+
+    def later(*args):
+        kept.held_back += 1
+        kept.orders.wait()
+        return with_up(*args)
+
+    room.with_up = later
+
+
+def held_back():
+    return kept.held_back
+
+
+def release_orders():
+    kept.orders.set()
+
+
+def test_a_large_message_for_a_worker_that_died_is_not_missed_by_the_next_in_its_slot(plain):
+    plain.add()
+    for slot in (2, 3):
+        plain.workers[slot].run(kept.open_subscription, "s", "room")
+    plain.workers[1].run(hold_back_orders)
+    plain.workers[1].start(send_pattern, MIB // 8)
+    wait_until(lambda: plain.workers[1].run(held_back) == 1)
+    plain.kill(2)
+    plain.add(2)
+    plain.workers[2].run(kept.open_subscription, "s", "room")
+    plain.workers[1].run(release_orders)
+    assert plain.workers[1].result() == 2
+    plain.workers[1].run(kept.send, "room", b"next")
+    assert plain.workers[2].run(kept.take, "s", 1) == [("room", b"next", 0)]
+
+
+def expire_when(flag):
+    """Look for what is too old with a whole body in the ring that nobody has taken out yet."""
+    sleep = monkey.get_original("time", "sleep")
+    while not os.path.exists(flag):
+        sleep(0.001)
+    fabric.current().endpoint.expire(10**10)
+
+
+def test_a_body_that_comes_while_the_old_ones_are_dropped_is_kept(tmp_path):
+    with Cluster(2, alert_ring_size=MIB) as cluster:
+        sender, receiver = cluster.workers.values()
+        receiver.run(kept.open_subscription, "s", "room")
+        sender.run(hold_back_orders)
+        receiver.start(expire_when, tmp_path / "all of it is in the ring")
+        sender.start(send_pattern, MIB // 8)
+        wait_until(lambda: sender.run(held_back) == 1)
+        (tmp_path / "all of it is in the ring").touch()
+        receiver.result()
+        sender.run(release_orders)
+        assert receiver.run(take_digest, "s") == (MIB // 8, digest(pattern(MIB // 8)), 0)
 
 
 def waiting_for_room(slot):
