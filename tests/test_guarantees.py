@@ -1,22 +1,26 @@
-"""docs/guarantees.md: every promise names what shows it, and that exists."""
+"""docs/guarantees.md: one table; every promise says under which fault it holds and what shows it, and that exists."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
+from tests.tables import tables, unfilled
 from tests.test_hazards import PROVEN, missing
 
-PAGE = Path(__file__).parent.parent / "docs" / "guarantees.md"
+HEADINGS = ["", "what is promised", "under which fault", "shown by"]
 
 
-def promises() -> list[str]:
-    rows = [line for line in PAGE.read_text().splitlines() if line.startswith("| ")]
-    return [row for row in rows if "| shown by |" not in row]
+def test_the_promises_stand_in_one_table() -> None:
+    (table,) = tables("guarantees.md")
+    assert table[0] == HEADINGS
+    assert len(table) > 20
+
+
+def test_every_promise_says_under_which_fault_it_holds_and_what_shows_it() -> None:
+    (table,) = tables("guarantees.md")
+    assert unfilled(table) == []
 
 
 def test_every_promise_is_shown_by_something_that_exists() -> None:
-    assert len(promises()) > 20
-    for promise in promises():
-        shown = promise.rsplit(" | ", 1)[1]
+    (table,) = tables("guarantees.md")
+    for *promise, shown in table[1:]:
         assert PROVEN.search(shown), promise
         assert list(missing(shown)) == [], promise
