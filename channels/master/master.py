@@ -266,10 +266,13 @@ class Master:
         most = self.life.limits.max_workers
         if fresh.workers > most:
             raise BadSetting("workers", fresh.workers, f"a reload can go to max_workers={most}; upgrade with SIGUSR2")
+        try:
+            logs.setup(fresh.loglevel, fresh.errorlog, identity.owner(fresh.user, fresh.group))
+        except OSError as error:
+            raise BadSetting("errorlog", fresh.errorlog, f"cannot be written: {error.strerror}") from None
         self.settings, self.hooks = fresh, hooks
         self.life.limits = lifecycle.Limits(fresh.workers, most, fresh.graceful_timeout, fresh.boot_timeout)
         self.life.target = fresh.workers
-        logs.setup(fresh.loglevel, fresh.errorlog, identity.owner(fresh.user, fresh.group))
 
     def _worker_facts(self, slot: int, status: int | None = None) -> WorkerFacts:
         child = self.life.children.get(slot)

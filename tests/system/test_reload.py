@@ -98,6 +98,7 @@ def test_settings_are_read_again(tmp_path: Path) -> None:
         ("raise RuntimeError('no')\n", "line 1: RuntimeError: no"),
         ("channels_max = 1000\n", "cannot change by a reload; upgrade with SIGUSR2"),
         ("import sys\nsys.exit(3)\n", "line 2: SystemExit"),
+        ("errorlog = 'none/log'\n", "none/log': cannot be written: No such file or directory"),
     ],
 )
 def test_bad_settings_refuse_the_reload_in_one_clear_line(tmp_path: Path, text: str, says: str) -> None:
