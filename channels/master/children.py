@@ -88,6 +88,11 @@ class Children:
         """Somebody else's worker has held this slot: go on from its generation."""
         self._generations[slot] = max(self._generations[slot], generation)
 
+    def free_number(self, batch: int) -> int:
+        """The lowest that no worker of this batch has."""
+        taken = {child.number for child in self.in_phase(Phase.STARTING, Phase.READY) if child.batch == batch}
+        return next(number for number in range(len(taken) + 1) if number not in taken)
+
     def get(self, slot: int) -> Child | None:
         return self._by_slot.get(slot)
 

@@ -155,6 +155,11 @@ class OldSide:
 
     _kept = False
 
+    @property
+    def succeeds(self) -> bool:
+        """Whether the other, while it lives, will serve instead of us."""
+        return self.state is not Old.FAILED
+
     def start(self, now: float) -> list[Command]:
         self.deadline = now + self.patience
         return [Note("info", "upgrade: executing the new binary"), ExecNew()]
@@ -228,14 +233,13 @@ class OldSide:
 
     def _peer_died(self, event: PeerDied) -> list[Command]:
         state, self.deadline = self.state, None
-        if state in (Old.DONE, Old.FAILED):
+        if state is Old.FAILED or (state is Old.DONE and self._kept):
             return []
         self.state = Old.FAILED
-        commands: list[Command] = [
-            Note("error", f"upgrade failed: the new master died (status {event.status}); this one goes on"),
-            Restore(),
-        ]
-        if state in (Old.OFFERED, Old.TAKEN):
+        died = f"the new master died (status {event.status})"
+        said = f"{died}; finishing without it" if state is Old.DONE else f"upgrade failed: {died}; this one goes on"
+        commands: list[Command] = [Note("error", said), Restore()]
+        if state in (Old.OFFERED, Old.TAKEN, Old.DONE):
             # The other is dead, and on return of EndPeer so is its router: nobody else can write the word.
             commands += [EndPeer(master=False), SetRole(Role.OLD), ReplaceRouter()]
         return commands
@@ -260,11 +264,16 @@ class NewSide:
     def routes(self) -> bool:
         return self.state is not New.JOINING and self.state is not New.PREPARED
 
+    @property
+    def succeeds(self) -> bool:
+        """Whether the other, while it lives, would serve instead of us."""
+        return self.state is not New.STABLE
+
     def start(self) -> list[Command]:
         return [Say("hello", (int(self.same),))]
 
     def handle(self, event: Event, now: float) -> list[Command]:
-        if isinstance(event, RouterPrepared) and self.state is New.JOINING:
+        if isinstance(event, RouterPrepared) and not self.routes:  # again where it stands in for one that died
             self.state = New.PREPARED
             return [Say("prepared")]
         if isinstance(event, RouterPrepared):

@@ -5,7 +5,6 @@ Pure: no clock, no pid of its own, no system call.
 
 from __future__ import annotations
 
-import dataclasses
 import enum
 from typing import Callable
 
@@ -24,6 +23,7 @@ from channels.master.words import (
     ForkRouter,
     ForkWorker,
     Kill,
+    Limits,
     Notify,
     Quarantined,
     Ready,
@@ -59,16 +59,6 @@ class Mode(enum.Enum):
     ENDING = "ending"  # everyone ends at once
 
 
-@dataclasses.dataclass(frozen=True)
-class Limits:
-    """The settings that this file needs."""
-
-    workers: int
-    max_workers: int
-    graceful_timeout: float
-    boot_timeout: float
-
-
 class Lifecycle:
     """The state of a server and the one place that decides."""
 
@@ -90,6 +80,7 @@ class Lifecycle:
         self._router_started = 0.0
         self._router_at: float | None = None
         self._settled = False  # all that were wanted have been ready once since the start or the last reload
+        self._retiring = False  # another master has taken over, and nobody has told this one to stop
 
     def handle(self, event: Event, now: float) -> list[Command]:
         """What is to be done, in this order."""
@@ -119,7 +110,12 @@ class Lifecycle:
 
     def _router_is_up(self, _: RouterUp) -> None:
         self.router_up = self._router_ever_up = True
+        self.other.router_is_up()
         self.bury_all()
+
+    def forget_router(self) -> bool:
+        waiting, self._router_at = self._router_at is not None, None
+        return waiting
 
     def bury_all(self) -> None:
         for child in self.children.in_phase(Phase.DEAD):
@@ -284,27 +280,35 @@ class Lifecycle:
 
     def _stop(self) -> None:
         """Gracefully; a second time: at once."""
+        if self._retiring:
+            self._retiring = False
+            self.report("info", "stopping already: the new master serves; again to stop at once")
+            return
         if self.mode is not Mode.RUNNING:
             self._quit()
             return
         self.mode = Mode.STOPPING
-        self.do(Notify("stopping"))
-        self.do(StopListening(refuse=True))
+        word = "drain" if self.other.accepts else "finish"
+        self._close_doors()
         self.report("info", "stopping: requests and streams may finish")
         for child in self.children.in_phase(Phase.READY):
-            self._drain(child, "stop", "finish")
+            self._drain(child, "stop", word)
         for child in self.children.in_phase(Phase.STARTING):
             self._end_now(child)
 
     def _quit(self) -> None:
         if self.mode is Mode.RUNNING:
-            self.do(Notify("stopping"))
-            self.do(StopListening(refuse=True))
+            self._close_doors()
         if self.mode is not Mode.ENDING:
             self.report("info", "stopping at once")
         self.mode = Mode.ENDING
         for child in self.children.in_phase(Phase.STARTING, Phase.READY, Phase.DRAINING):
             self._end_now(child)
+
+    def _close_doors(self) -> None:
+        self.do(Notify("stopping"))
+        self.do(StopListening(refuse=not self.other.accepts))
+        self.other.stopping()
 
     def _reload(self) -> None:
         if self.mode is not Mode.RUNNING:
@@ -357,7 +361,7 @@ class Lifecycle:
 
     def retire(self) -> None:
         """Another master serves on the same sockets: end without refusing anybody."""
-        self.mode = Mode.STOPPING
+        self.mode, self._retiring = Mode.STOPPING, True
         self.do(StopListening(refuse=False))
         for child in self.children.in_phase(Phase.READY):
             self._drain(child, "upgrade")
@@ -387,18 +391,20 @@ class Lifecycle:
                 self._drain(child, "fewer workers")
         self._fork_missing(starting, ready, staying)
         if not self.reloading and not self._settled and len(ready) >= self.target > 0:
-            self._settled = True
-            self.do(Notify("ready"))
-            self.other.settled()
+            self._settle()
+
+    def _settle(self) -> None:
+        self._settled = True
+        self.do(Notify("ready"))
+        self.other.settled()
 
     def _finish_reload(self) -> None:
         self.reloading = False
         for child in self.children.in_phase(Phase.READY):
             if child.batch < self.batch:
                 self._drain(child, "reload")
-        self._settled = True
         self.report("info", f"reloaded: batch {self.batch} serves")
-        self.do(Notify("ready"))
+        self._settle()
 
     def _fork_missing(self, starting: list[Child], ready: list[Child], staying: list[Child]) -> None:
         if self._retry_at is not None or not self.router_up:
@@ -414,15 +420,8 @@ class Lifecycle:
         if self.reloading and not ready:
             wanted = min(wanted, 1 - len(starting))  # one goes ahead: a broken application shows in one worker
         for _ in range(wanted):
-            if self._fork(self._free_number()) is None:
+            if self._fork(self.children.free_number(self.batch)) is None:
                 return
-
-    def _free_number(self) -> int:
-        """The lowest that no worker of this batch has."""
-        taken = {
-            child.number for child in self.children.in_phase(Phase.STARTING, Phase.READY) if child.batch == self.batch
-        }
-        return next(number for number in range(len(taken) + 1) if number not in taken)
 
     def _fork(self, number: int) -> Child | None:
         slot = self.children.free_slot()

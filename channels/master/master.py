@@ -271,7 +271,7 @@ class Master:
         except OSError as error:
             raise BadSetting("errorlog", fresh.errorlog, f"cannot be written: {error.strerror}") from None
         self.settings, self.hooks = fresh, hooks
-        self.life.limits = lifecycle.Limits(fresh.workers, most, fresh.graceful_timeout, fresh.boot_timeout)
+        self.life.limits = words.Limits(fresh.workers, most, fresh.graceful_timeout, fresh.boot_timeout)
         self.life.target = fresh.workers
 
     def _worker_facts(self, slot: int, status: int | None = None) -> WorkerFacts:
@@ -421,8 +421,8 @@ class Master:
         log.info("stopped: status=%d", self._status or 0)
 
 
-def _limits(settings: Settings) -> lifecycle.Limits:
-    return lifecycle.Limits(
+def _limits(settings: Settings) -> words.Limits:
+    return words.Limits(
         workers=settings.workers,
         max_workers=settings.most_workers,
         graceful_timeout=settings.graceful_timeout,

@@ -65,7 +65,7 @@ class Succession:
                 self.peer.workers[facts[0]] = fds.pop()
                 self._post(words.Foreign(*facts))
             elif word in ("router", "prepared") and fds:
-                self.peer.router_pidfd = fds.pop()
+                self.peer.meet_router(fds.pop())
             elif word == "offered" and fds:
                 self.take_spill(fds.pop())
             for fd in fds:

@@ -29,6 +29,9 @@ class Server(Protocol):
 
     def bury_all(self) -> None: ...
 
+    def forget_router(self) -> bool:
+        """Start none in the place of one that died, if that is still to be done; whether it was."""
+
     def buried(self, event: words.Buried) -> None: ...
 
     def fork_router(self) -> None: ...
@@ -49,12 +52,19 @@ class TwoMasters:
         self.foreign: dict[int, int] = {}  # slot -> generation of the other master's workers
         self._foreign_dead: set[int] = set()
         self._foreign_buried: dict[int, int] = {}  # slot -> generation
+        self._peer_leaves = False  # it was told to stop
         self._server = server
 
     @property
     def routes(self) -> bool:
         """Whether the router is ours: else the other master's buries our dead."""
         return (self.old is None or self.old.routes) and (self.new is None or self.new.routes)
+
+    @property
+    def accepts(self) -> bool:
+        """Whether connections on our sockets are the other's when we stop: it serves, or will."""
+        side = self.old or self.new
+        return side is not None and side.succeeds and self.peer_alive and not self._peer_leaves
 
     @property
     def deadline(self) -> float | None:
@@ -71,6 +81,16 @@ class TwoMasters:
         if self.new is not None:
             self._perform(self.new.settled())
 
+    def stopping(self) -> None:
+        """This one was told to: the other must not count on it."""
+        if self.peer_alive:
+            self._server.do(handover.Say("leaving"))
+
+    def router_is_up(self) -> None:
+        """Whom the other has to end should it outlive us."""
+        if self.peer_alive:
+            self._server.do(handover.Say("router"))
+
     def upgrade(self, patience: float, now: float) -> None:
         """Begin one, unless the last is not over."""
         server = self._server
@@ -81,7 +101,7 @@ class TwoMasters:
             server.report("warning", "upgrade: workers of the last one are still there, wait for their end")
             return
         self.old = handover.OldSide(patience)
-        self.peer_alive = True
+        self.peer_alive, self._peer_leaves = True, False
         server.children.keep_out(server.children.slots - server.children.held())  # the others are the new master's
         self._perform(self.old.start(now))
 
@@ -139,6 +159,8 @@ class TwoMasters:
         side = self.old or self.new
         if side is not None:
             self._perform(side.handle(event, now))
+        if self.old is not None and self.old.state is handover.Old.PARKING and self._server.forget_router():
+            self._perform(self.old.router_gone(now))  # it had died: nobody is there to be parked
         if isinstance(event, handover.PeerDied):
             self._inherit()
         elif isinstance(event, handover.Said) and event.word == "hello":
@@ -161,6 +183,8 @@ class TwoMasters:
                 server.do(words.Bury(slot, generation))
         elif said.word == "buried":
             server.buried(words.Buried(*said.facts))
+        elif said.word == "leaving":
+            self._peer_leaves = True
         else:
             return False
         return True

@@ -73,6 +73,12 @@ class Peer:
             log.error("the other master says nonsense: %r", message[:100])
             return None
 
+    def meet_router(self, pidfd: int) -> None:
+        """Its router, or the next one."""
+        if self.router_pidfd >= 0:
+            os.close(self.router_pidfd)
+        self.router_pidfd = pidfd
+
     def is_dead(self) -> bool:
         return bool(select.select([self.process.pidfd], [], [], 0)[0])
 

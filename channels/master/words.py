@@ -10,6 +10,17 @@ from typing import Union
 
 from channels.master import handover
 
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """The settings by which is decided."""
+
+    workers: int
+    max_workers: int
+    graceful_timeout: float  # seconds
+    boot_timeout: float  # seconds
+
+
 # ---- events ----
 
 

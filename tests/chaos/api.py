@@ -28,7 +28,9 @@ from tests.chaos.watch import Living, resident_kib
 from tests.server import Server
 
 WORKERS = 4
-GAP_AFTER = 15.0  # seconds in which the news of a loss comes after a router's death
+GAP_AFTER = 5.0  # seconds in which the news of a loss comes after a router's death
+FULL = 300.0  # seconds of a run that has to reach these
+REQUIRED = {"messages": 5_000_000, "workers killed": 1000, "routers killed": 10}
 ROUTER_EVERY, RELOAD_EVERY, UPGRADE_EVERY = 20.0, 30.0, 60.0
 SETTLED = 60.0
 COMMON = re.compile(r"ready$|died: (signal 9|status 0)$|draining: ")  # lines that say nothing here
@@ -216,6 +218,9 @@ class Run:
                 **self.done,
             }
         )
+        for what, number in REQUIRED.items() if self.seconds >= FULL else ():
+            if self.figures.get(what, 0) < number:
+                self.wrong.append(f"only {self.figures.get(what, 0)} {what}, not {number}")
 
     def explain(
         self, holes: list[tuple[str, str, range]], large: dict[tuple[str, int], str], sending: dict[str, str]

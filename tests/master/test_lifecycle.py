@@ -15,9 +15,9 @@ from channels.master.lifecycle import (
     STATUS_APP,
     STATUS_BOOT,
     Lifecycle,
-    Limits,
     Mode,
 )
+from channels.master.words import Limits
 from tests.master.world import World
 
 

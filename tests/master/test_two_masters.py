@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from channels.master import handover, words
-from channels.master.lifecycle import BURY_AGAIN, Lifecycle, Limits, Mode
+from channels.master.children import Phase
+from channels.master.lifecycle import BURY_AGAIN, Lifecycle, Mode
+from channels.master.words import Limits
 from tests.master.world import World
 
 
@@ -188,3 +190,101 @@ def test_a_second_upgrade_waits_for_the_end_of_the_first() -> None:
     pair.log.clear()
     pair.play("old", words.Verb("upgrade"))
     assert not any(isinstance(command, handover.ExecNew) for _, command in pair.log)
+
+
+def new_workers(pair: Pair) -> list[int]:
+    return [child.slot for child in pair.life("new").children.all()]
+
+
+def tells(pair: Pair, side: str) -> set[str]:
+    return {command.word for at, command in pair.log if at == side and isinstance(command, words.Tell)}
+
+
+def doors(pair: Pair) -> list[tuple[str, bool]]:
+    """Who has closed them, and whether nobody is to come in any more."""
+    return [(at, command.refuse) for at, command in pair.log if isinstance(command, words.StopListening)]
+
+
+@pytest.mark.parametrize("verb", ["stop", "quit"])
+def test_a_stop_of_either_master_during_an_upgrade_leaves_the_sockets_to_the_other(verb: str) -> None:
+    for side in ("old", "new"):
+        pair = Pair()
+        pair.start_new()
+        pair.play(side, words.Verb(verb))
+        assert doors(pair) == [(side, False)] and "finish" not in tells(pair, side)
+
+
+def test_a_stop_of_both_masters_refuses_who_comes_now() -> None:
+    pair = Pair()
+    pair.start_new()
+    pair.play("old", words.Verb("stop"))
+    pair.play("new", words.Verb("stop"))
+    assert doors(pair) == [("old", False), ("new", True)]
+
+
+def test_a_stop_of_the_new_master_that_serves_already_refuses_who_comes_now() -> None:
+    pair = Pair()
+    pair.start_new()
+    pair.play("new", *[words.Ready(slot) for slot in new_workers(pair)])
+    pair.play("new", words.Verb("stop"))
+    assert doors(pair) == [("old", False), ("new", True)] and "finish" in tells(pair, "new")
+
+
+def test_the_first_stop_of_a_master_that_was_succeeded_aborts_nothing() -> None:
+    pair = Pair()
+    pair.start_new()
+    pair.play("new", *[words.Ready(slot) for slot in new_workers(pair)])
+    pair.play("old", words.Verb("stop"))
+    assert tells(pair, "old") == {"drain"}
+    pair.play("old", words.Verb("stop"))
+    assert tells(pair, "old") == {"drain", "abort"}
+
+
+def test_a_new_master_that_dies_while_the_old_one_finishes_does_not_keep_it_for_ever() -> None:
+    pair = Pair()
+    pair.start_new()
+    pair.play("new", *[words.Ready(slot) for slot in new_workers(pair)])
+    pair.kill_new()
+    assert pair.routers == {"old": True, "new": False} and pair.owner == handover.Role.OLD
+    pair.play("old", words.Died(1, 0), words.Died(2, 0))
+    assert ("old", words.StopRouter()) in pair.log and ("old", words.Exit(0)) in pair.log
+
+
+def test_a_reload_of_the_new_master_before_it_has_settled_settles_it() -> None:
+    pair = Pair()
+    pair.start_new()
+    pair.play("new", words.Ready(new_workers(pair)[0]), words.Verb("reload"))
+    for _ in range(10):
+        for child in pair.life("new").children.all():
+            gone = child.phase in (Phase.DRAINING, Phase.ENDING)
+            pair.play("new", words.Died(child.slot, 0) if gone else words.Ready(child.slot))
+    assert pair.owner == handover.Role.STABLE
+
+
+def test_a_router_that_is_about_to_be_replaced_need_not_be_parked() -> None:
+    pair = Pair()
+    pair.routers["old"] = False
+    pair.play("old", words.RouterUp())  # it begins now, so its death is followed by a pause
+    pair.play("old", words.RouterDied(-9))
+    assert pair.old.life.next_deadline() is not None and not pair.old.life.router_up
+    pair.start_new()
+    assert pair.routers == {"old": False, "new": True} and pair.owner == handover.Role.NEW
+    pair.old.now += 5.0
+    pair.play("old", words.Tick())
+    assert pair.routers == {"old": False, "new": True}
+
+
+def test_a_router_that_stands_in_for_one_that_died_while_it_waited_waits_too() -> None:
+    new = Lifecycle(Limits(2, 4, 5.0, 10.0), range(1, 8), handover.NewSide(True))
+    new.handle(words.Started(), 0.0)
+    assert new.handle(handover.RouterPrepared(), 0.0) == [handover.Say("prepared")]
+    assert words.ForkRouter(candidate=True) in new.handle(words.RouterDied(-9), 5.0)
+    assert new.handle(handover.RouterPrepared(), 5.1) == [handover.Say("prepared")]
+
+
+def test_each_master_knows_the_router_that_the_other_has_now() -> None:
+    pair = Pair()
+    pair.start_new()
+    pair.log.clear()
+    pair.play("new", words.RouterUp())
+    assert ("new", handover.Say("router")) in pair.log

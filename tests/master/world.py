@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from channels.master import words
 from channels.master.children import Phase
-from channels.master.lifecycle import Lifecycle, Limits
+from channels.master.lifecycle import Lifecycle
+from channels.master.words import Limits
 
 
 class World:
