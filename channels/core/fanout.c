@@ -1,4 +1,4 @@
-/* Staging, committing, spilling.  See fanout.h; the order of stores is models/router_crash.pml's. */
+/* Staging, committing, spilling.  See fanout.h; the order of stores is docs/protocol/router_crash.pml's. */
 #include "fanout.h"
 
 #include <string.h>
@@ -349,7 +349,7 @@ void fanout_recover(struct router *self) {
         ring_advance(&up, &header);
         if (op->sequence[i] == 0 || header.row != op->row[i] || header.row >= segment->at.rows)
             continue; /* the sender may have written over it; the log is the router's own */
-        struct row *row = segment_row(segment, header.row);
+        const struct row *row = segment_row(segment, header.row);
         bool is_first = true;
         for (uint64_t k = 0; k < i; k++)
             is_first = is_first && (op->sequence[k] == 0 || op->row[k] != header.row);
@@ -369,11 +369,15 @@ void fanout_recover(struct router *self) {
             header.destination = lane->id;
             put(self, lane, &header, body);
         }
-        if (shared_load(&row->sequence) < op->sequence[i])
-            shared_store(&row->sequence, op->sequence[i]);
-        self->shadow[header.row].sequence = shared_load(&row->sequence);
     }
     publish_touched(self, operation);
+    for (uint64_t i = 0; i < op->count; i++) {
+        if (op->sequence[i] == 0)
+            continue;
+        /* Of records passed over above too: whoever has got one already would take the next of that number for it. */
+        self->shadow[op->row[i]].sequence = op->sequence[i];
+        shared_store(&segment_row(segment, op->row[i])->sequence, op->sequence[i]);
+    }
     up.head = op->end;
     ring_release(&up);
     struct ring_in *known = &self->lane[source].up; /* attached before the head went on */

@@ -6,6 +6,8 @@
  * operation of the log; the record at JOINPOS is a JOIN of destination 1, done outside of the log and answered, and may
  * be done twice; each router greets every destination when it begins.
  *
+ * Numbers are given from the router's own memory (`last`), which each router begins with the row's; `chseq` is the row's.
+ *
  * Shared, written by the router only:
  *   up_head                    consumer cursor of the up-ring
  *   cur, op[2]                 current operation: op[cur & 1] describes number cur; the other is free to be prepared;
@@ -19,7 +21,11 @@
  * (W[d] == v trusted without comparing the tail), W_AFTER (W after the tail), T_AFTER_W (W before T), ONE_BUFFER (op
  * overwritten in place, cur moved first), GREET_FIRST (the successor greets before it has finished the operation),
  * KEEP_HEAD (the successor finishes it and goes on from the head that it had read before), JOIN_HEAD_FIRST (up_head
- * before the JOIN is done), SEQUENCE_LATE (the channel's number stored after the operation is closed).
+ * before the JOIN is done), SEQUENCE_LATE (the channel's number stored after the operation is closed),
+ * RECOVER_SEQUENCE_LATE (the same by the successor), KEEP_NUMBER (the successor finishes the operation and numbers on
+ * from what it had read before).
+ * NUMBERS_FIRST, the successor stores the number before the tails, is as right: who dies between the two leaves the
+ * operation open, and the next one takes its numbers from the log again.
  */
 #ifndef N
 #define N 4
@@ -93,10 +99,10 @@ inline publish(v) {
 
 proctype Router()
 {
-    byte d, i, v, begin, end, sq, head;
+    byte d, i, v, begin, end, sq, head, last;
     bool has[D];
     {
-        head = up_head;
+        head = up_head; last = chseq;
 #ifdef GREET_FIRST
         greet();
 #endif
@@ -117,11 +123,22 @@ proctype Router()
                 d = d + 1
             :: else -> break
             od;
-            publish(v);
+#ifdef NUMBERS_FIRST
             chseq = sq + (end - begin);
+#endif
+            publish(v);
+#if !defined(NUMBERS_FIRST) && !defined(RECOVER_SEQUENCE_LATE)
+            chseq = sq + (end - begin);
+#endif
             up_head = end;
+#ifdef RECOVER_SEQUENCE_LATE
+            chseq = sq + (end - begin);
+#endif
 #ifndef KEEP_HEAD
-            head = end
+            head = end;
+#endif
+#ifndef KEEP_NUMBER
+            last = sq + (end - begin)
 #endif
         :: else
         fi;
@@ -138,7 +155,7 @@ proctype Router()
             up_head = head + 1;
 #endif
             member[1] = 1;
-            control(1, ANSWER, chseq);
+            control(1, ANSWER, last);
             head = head + 1;
             up_head = head
         :: head != JOINPOS && head < N && head < up_tail ->
@@ -147,7 +164,8 @@ proctype Router()
             :: B > 1 && end < N && end != JOINPOS && end < up_tail -> end = end + 1
             :: skip
             fi;
-            sq = chseq;
+            sq = last;
+            last = sq + (end - begin);
 #ifdef HEAD_FIRST
             up_head = end;
 #endif

@@ -52,21 +52,21 @@ mutants notify_kill "" STORE0 NO_KICK "XCHG -DNO_KICK" "STOP -DXCHG" "STOP -DSTO
 
 up="-DKU=2 -DKD=1 -DKA=0 -DKB=0" down="-DKU=0 -DKD=0 -DKA=2 -DKB=2" uneven="-DKU=0 -DKD=0 -DKA=1 -DKB=3"
 back="-DKU=0 -DKD=0 -DKA=0 -DKB=2"
-for defines in "$up" "$up -DLIVES=3" "$down" "$uneven" "$back" "$up -DNO_DOWN_CLEAR"; do one OK slot_lifecycle "$defines"; done
+for defines in "$up" "$up -DLIVES=3" "$down" "$uneven" "$back" "$up -DNO_SKIP" "$back -DNO_SKIP"; do one OK slot_lifecycle "$defines"; done
 mutants slot_lifecycle "$down" NO_GEN_CHECK RESET_RINGS NO_KICK EPOCH_REUSE CLAIM_FIRST NO_GONE_CHECK
-mutants slot_lifecycle "$up" NO_DRAIN CLAIM_FIRST "NO_DOWN_CLEAR -DNO_GEN_CHECK"
-mutants slot_lifecycle "$back" SAME_GEN
+mutants slot_lifecycle "$up" NO_DRAIN CLAIM_FIRST "NO_SKIP -DNO_GEN_CHECK" SEND_BEFORE_ATTACHED
+mutants slot_lifecycle "$back" SAME_GEN SEND_BEFORE_ATTACHED ATTACHED_FIRST
 mutants slot_lifecycle "$uneven" NO_GONE_CHECK
 
-for defines in "" "-DB=1" "-DN=5" "-DDEATHS=3"; do one OK router_crash "$defines"; done
+for defines in "" "-DB=1" "-DN=5" "-DDEATHS=3" "-DNUMBERS_FIRST"; do one OK router_crash "$defines"; done
 mutants router_crash "" HEAD_FIRST NO_OPLOG W_ONLY W_AFTER T_AFTER_W ONE_BUFFER GREET_FIRST KEEP_HEAD JOIN_HEAD_FIRST \
-    SEQUENCE_LATE
+    SEQUENCE_LATE RECOVER_SEQUENCE_LATE KEEP_NUMBER
 
 one OK handover ""
 mutants handover "" RECLAIM_STORE ACTIVE_BEFORE_CAS OFFER_BEFORE_PARK NO_RECLAIM
 
-one OK fragments ""
-mutants fragments "" NO_DISCARD "KEY_SLOT_ONLY -DNO_DISCARD" KEY_RING
+for defines in "" "-DFRAGS=3" "-DNO_RESTART"; do one OK fragments "$defines"; done
+mutants fragments "" NO_DISCARD "KEY_SLOT_ONLY -DNO_DISCARD -DNO_RESTART" KEY_RING DISCARD_SLOT NO_DRAIN_AT_GONE SKIP_AT_GONE
 
 one OK large ""
 mutants large "" RECORD_FIRST NO_DRAIN NO_DISCARD GONE_FIRST NO_DRAIN_AT_GONE
