@@ -17,6 +17,7 @@ import random
 import re
 import shutil
 import signal
+import statistics
 import sys
 import tempfile
 import time
@@ -35,6 +36,22 @@ ROUTER_EVERY, RELOAD_EVERY, UPGRADE_EVERY = 20.0, 30.0, 60.0
 SETTLED = 60.0
 COMMON = re.compile(r"ready$|died: (signal 9|status 0)$|draining: ")  # lines that say nothing here
 KEPT = Path(tempfile.gettempdir(), "channels-chaos-api")  # what is left of a run in which something was wrong
+JUDGED = 600.0  # seconds of a run whose memory is judged: a shorter one has seen too few masters
+
+
+def grown(kib: list[int]) -> list[str]:
+    """What is wrong with the memory of supervisor and router, as it was seen in the course of a run.
+
+    The middle value of its last quarter against that of its first: who has just been started or is being replaced while
+    one looks has too little.
+    """
+    quarter = len(kib) // 4
+    if not quarter:
+        return ["the memory of supervisor and router was not looked at"]
+    first, last = statistics.median(kib[:quarter]), statistics.median(kib[-quarter:])
+    if last <= first * 1.1 + 4096:
+        return []
+    return [f"supervisor and router grew: {first:.0f} KiB in the first quarter, {last:.0f} KiB in the last"]
 
 
 class Run:
@@ -139,6 +156,8 @@ class Run:
         self.read_reports()
         if self.memory:
             self.figures["KiB of supervisor and router"] = f"{self.memory[0]} -> {self.memory[-1]}"
+        if self.seconds >= JUDGED:
+            self.wrong += grown(self.memory)
 
     def settle(self) -> None:
         """No more is sent or killed; everyone has heard the last."""
