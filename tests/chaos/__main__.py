@@ -145,7 +145,14 @@ PARTS = (
         500,
     ),
     Part("http", "malformed, slow and vanishing HTTP clients", ("tests.chaos.http",), None, 300),
-    Part("websocket", "malformed, slow and vanishing WebSockets", ("tests.chaos.websocket",), None, 300),
+    Part("websocket", "WebSockets that break every rule", ("tests.chaos.websocket",), None, 300),
+    Part(
+        "streams",
+        "deaf, vanishing and bursting WebSockets and event streams",
+        ("tests.chaos.streams",),
+        ("tests.chaos.streams", "--quick"),
+        300,
+    ),
 )
 
 

@@ -13,7 +13,7 @@ import socket
 import sys
 import time
 from collections import Counter
-from typing import Any, Callable
+from typing import Any, Callable, TypeVar
 
 from channels.worker.http.config import HttpConfig
 from channels.worker.http.head import BadRequest, HeadParser
@@ -140,6 +140,7 @@ class Run:
                 took = time.monotonic() - begun
                 said = self.others(bystander, "slow heads")
             refused = sum(client.received.startswith(b"HTTP/1.1 408") for client in crowd.clients)
+            self.check(refused == len(crowd.clients), f"slow heads: {refused} of {len(crowd.clients)} were told 408")
             self.settled(server, crowd, before, "slow heads")
             return f"{len(crowd.clients):,} ended in {took:.1f} s, {refused:,} told 408; {said}"
 
@@ -256,6 +257,7 @@ class Run:
         return f"{done:,} in {took:.0f} s, no descriptor left, {grown / 1024:+,.0f} KiB since the first fifth"
 
 
+R = TypeVar("R", bound=Run)
 PARTS: dict[str, Callable[[Run], str]] = {
     "judge": Run.judge,
     "fuzz": Run.fuzz,
@@ -302,11 +304,16 @@ def main() -> int:
     given = parser.parse_args()
     many_descriptors()
     run = Run(given.seed, 0.1 if given.quick else 1.0)
-    begun = time.monotonic()
     print(f"seed {given.seed}", flush=True)
+    return tell(run, {name: PARTS[name] for name in given.only.split(",")})
+
+
+def tell(run: R, parts: dict[str, Callable[[R], str]]) -> int:
+    """Go through these parts; the exit status."""
+    begun = time.monotonic()
     figures = []
-    for name in given.only.split(","):
-        said = PARTS[name](run)
+    for name, part in parts.items():
+        said = part(run)
         print(f"{name}: {said}", flush=True)
         figures.append(f"{name} {said.partition(';')[0]}")
     for words in run.wrong[:20]:
