@@ -70,17 +70,15 @@ class HeadParser:
         if raw[0] in b"\r\n":  # llhttp skips them, and the first line would be another one here than there
             raise BadRequest(400, "an empty line that is none")
         if self._used:
-            self._parser = HttpRequestParser(self)
-        self._used = True
-        try:
-            self._parser.feed_data(raw)
-        except HttpParserUpgrade:
-            pass
-        except HttpParserInvalidMethodError:
-            known = _TOKEN.match(raw.split(b" ", 1)[0])
-            raise BadRequest(501 if known else 400, "method") from None
-        except HttpParserError as error:
-            raise BadRequest(400, str(error)) from None
+            self._feed_new(raw)
+        else:
+            self._used = True
+            try:
+                self._parser.feed_data(raw)
+            except HttpParserUpgrade:
+                pass
+            except HttpParserError:  # perhaps for what it remembers of another request: only a new one's verdict counts
+                self._feed_new(raw)
 
         lines = raw.decode("latin-1").split("\r\n")
         if len(raw) > self._plain_max:
@@ -93,6 +91,19 @@ class HeadParser:
         self._judge(head, environ)
         self._used = head.length != 0 or not head.keep_alive or head.upgrade
         return head
+
+    def _feed_new(self, raw: bytes) -> None:
+        """Let a parser judge the syntax that has seen nothing before."""
+        self._parser = HttpRequestParser(self)
+        try:
+            self._parser.feed_data(raw)
+        except HttpParserUpgrade:
+            pass
+        except HttpParserInvalidMethodError:
+            known = _TOKEN.match(raw.split(b" ", 1)[0])
+            raise BadRequest(501 if known else 400, "method") from None
+        except HttpParserError as error:
+            raise BadRequest(400, str(error)) from None
 
     def _check_sizes(self, lines: list[str]) -> None:
         if len(lines[0]) > self._line_max:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from channels.worker.http.config import HttpConfig
 from channels.worker.http.head import CHUNKED, BadRequest, HeadParser
@@ -306,6 +308,39 @@ def test_one_parser_judges_heads_of_every_kind_one_after_the_other() -> None:
         assert parser.parse(get(b"GET / HTTP/1.1", b"Connection: upgrade", b"Upgrade: x"), {}).upgrade
         with pytest.raises(BadRequest):
             parser.parse(get(b"GET / HTTP/1.1", b"X"), {})
+
+
+WORDS = (b"close", b"keep-alive", b"upgrade", b"keep-alive, upgrade", b"TE,close", b"")
+FIELDS = [name + b": " + words for name in (b"Connection", b"Proxy-Connection") for words in WORDS]
+FIELDS += [b"Upgrade: x", b"Content-Length: 0", b"Content-Length: 5", b"Transfer-Encoding: chunked", b"X: a", b"X : a"]
+METHODS = (b"GET /", b"HEAD /", b"POST /", b"FETCH /")
+LINES = [method + version for method in METHODS for version in (b" HTTP/1.0", b" HTTP/1.1")]
+HEADS = st.builds(
+    lambda line, fields: get(line, *fields), st.sampled_from(LINES), st.lists(st.sampled_from(FIELDS), max_size=3)
+)
+
+
+def verdict(parser: HeadParser, raw: bytes) -> Any:
+    try:
+        head = parser.parse(raw, {})
+    except BadRequest as error:
+        return error.status, error.reason
+    return head.keep_alive, head.length, head.upgrade
+
+
+@settings(max_examples=200, deadline=None)
+@given(heads=st.lists(HEADS, min_size=2, max_size=6))
+def test_no_head_is_judged_by_what_came_before_it(heads: list[bytes]) -> None:
+    parser = HeadParser(HttpConfig())
+    for raw in heads:
+        assert verdict(parser, raw) == verdict(HeadParser(HttpConfig()), raw)
+
+
+def test_what_one_client_says_of_its_proxy_is_no_matter_to_the_next() -> None:
+    parser = HeadParser(HttpConfig())
+    assert parser.parse(get(b"GET / HTTP/1.1", b"Proxy-Connection: close"), {}).keep_alive
+    for _ in range(2):
+        assert parser.parse(get(), {}).keep_alive
 
 
 def test_what_is_remembered_of_names_and_hosts_is_bounded() -> None:
