@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import channels
+from channels.web import sse
 
 HERE = Path.cwd()
 VERSION = (HERE / "version").read_text().strip() if (HERE / "version").exists() else "1"
@@ -56,6 +57,10 @@ def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         while part := environ["wsgi.input"].read(65536):
             size += len(part)
         return answer(start_response, str(size))
+    if path == "/events":
+        status, fields, events = sse.stream("news", environ=environ)
+        start_response(status, fields)
+        return events
     if path == "/stream":
         return stream(start_response, given.get("channel", "news"))
     if path == "/send":

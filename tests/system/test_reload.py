@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import signal
+import socket
 from pathlib import Path
 
 import pytest
 
 from tests.server import Server
 from tests.system.clients import Load, Stream, get, in_flight
+from tests.worker.http.running import everything
 
 APP = "tests.system.app:app"
 
@@ -39,6 +41,21 @@ def test_streams_of_old_workers_end_cleanly_at_a_reload() -> None:
         assert [stream.rest() for stream in streams] == [[]] * 4
         server.wait_ready(2, without=old)
         assert Stream(server, "/stream").pid not in old
+
+
+def test_a_stream_ends_at_a_reload_though_nobody_has_read_the_body_of_its_request() -> None:
+    options = "--graceful-timeout", "120", "--drain-spread", "0"
+    with Server(APP, *options, workers=1) as server, socket.create_connection(server.address, timeout=30) as client:
+        client.sendall(b"POST /events HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+        seen = b""
+        while b"retry: " not in seen:
+            seen += client.recv(65536)
+        client.sendall(b"5\r\nhello\r\n")
+        server.get("/send?channel=news&data=told")
+        while b"told" not in seen:
+            seen += client.recv(65536)
+        server.send_signal(signal.SIGHUP)
+        assert everything(client).endswith(b"0\r\n\r\n")
 
 
 def test_an_import_that_fails_leaves_the_old_workers_and_one_clear_line(tmp_path: Path) -> None:

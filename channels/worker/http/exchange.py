@@ -396,7 +396,7 @@ class Exchange:
             server.unbind_request(self.bound)
             self.bound = None
         keep = self.keep_alive
-        if self.body is not None and not self.body.ended:
+        if self.body is not None and not self.body.ended and not self.taken:  # in the hub it could not wait for it
             keep = self.body.discard() and keep
         if server.access_log is not None:
             server.access_log.write(self, time.perf_counter() - self.began)
