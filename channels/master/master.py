@@ -91,7 +91,12 @@ class Master:
     def run(self) -> int:
         """Serve until told to stop; the exit status."""
         self._inbox = signals.Inbox()
-        if self._pidfile is not None and self._other.peer is None:
+        if self._other.peer is not None:
+            if self._pidfile is not None:
+                self._pidfile.check()  # while the other master can still go on in our stead
+        elif self.estate.upgraded:
+            self._other.write_pidfile()
+        elif self._pidfile is not None:
             self._pidfile.write()
         log.info(
             "channels: pid=%d listening on %s, %d workers, segment of %.1f MiB",

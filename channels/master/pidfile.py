@@ -6,6 +6,7 @@ Runs in: supervisor.
 from __future__ import annotations
 
 import os
+from typing import Callable
 
 from channels.errors import BadSetting
 from channels.master import processes
@@ -19,8 +20,15 @@ class PidFile:
     def __init__(self, path: str) -> None:
         self.path = path
 
+    def check(self) -> None:
+        """Whether write() would succeed now: all of it but the name.  Raises BadSetting as that does."""
+        self._write(_remove)
+
     def write(self) -> None:
-        """Raises BadSetting when another live master has it."""
+        """Raises BadSetting when another live master has it, or when it cannot be written."""
+        self._write(lambda fresh: os.rename(fresh, self.path))
+
+    def _write(self, finish: Callable[[str], None]) -> None:
         other = self.read()
         if other is not None and other != os.getpid() and processes.is_alive(other):
             raise BadSetting("pid", self.path, f"process {other} is running already; stop it or remove the file")
@@ -31,7 +39,7 @@ class PidFile:
             with open(fd, "w") as file:
                 file.write(f"{os.getpid()}\n")
                 os.fchmod(fd, 0o644)
-            os.rename(fresh, self.path)
+            finish(fresh)
         except OSError as error:
             raise BadSetting("pid", self.path, f"cannot be written: {error.strerror}") from None
 

@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping
 from typing import Callable
 
+from channels.errors import BadSetting
 from channels.master import handover, lifecycle, processes, upgrade, words
 from channels.master.control_path import ControlPath
 from channels.master.estate import Estate
@@ -149,13 +150,21 @@ class Succession:
         elif command.word == "offered" and self._spill_fd >= 0:
             fds = [self._spill_fd]
         self.peer.say(command.word, command.facts, fds)
-        if command.word == "stable" and self._pidfile is not None:
-            self._pidfile.write()
+        if command.word == "stable":
+            self.write_pidfile()
+
+    def write_pidfile(self) -> None:
+        """Nobody else serves any more, or soon: without the file this one serves on."""
+        if self._pidfile is not None:
+            try:
+                self._pidfile.write()
+            except BadSetting as error:
+                log.error("going on without a pidfile: %s", error)
 
     def _restore(self) -> None:
         if self._pidfile is not None:
             if self._life.other.new is not None and self._life.other.old is None:
-                self._pidfile.write()
+                self.write_pidfile()
             else:
                 self._pidfile.step_back()
         if self._life.other.routes:

@@ -85,5 +85,17 @@ def test_a_pipe_in_its_place_is_replaced_without_waiting(tmp_path: Path) -> None
 
 
 def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
-    with pytest.raises(BadSetting, match="cannot be written: No such file or directory"):
-        PidFile(str(tmp_path / "none" / "pid")).write()
+    file = PidFile(str(tmp_path / "none" / "pid"))
+    for attempt in (file.check, file.write):
+        with pytest.raises(BadSetting, match="cannot be written: No such file or directory"):
+            attempt()
+
+
+def test_a_check_leaves_nothing_and_refuses_a_live_masters_file(tmp_path: Path) -> None:
+    file = PidFile(str(tmp_path / "pid"))
+    file.check()
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "pid").write_text("1\n")
+    with pytest.raises(BadSetting, match="process 1 is running already"):
+        file.check()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["pid"]

@@ -175,6 +175,36 @@ def test_an_old_master_that_is_killed_in_the_middle_is_succeeded(place: Path) ->
         server.wait(lambda: is_gone(new))
 
 
+def test_a_pidfile_that_cannot_be_written_refuses_the_upgrade(place: Path) -> None:
+    config = place / "channels.conf.py"
+    config.write_text("pidfile = 'pid'\n")
+    with Server(APP, workers=1, directory=place) as server:
+        old, workers = server.pid, server.workers
+        config.write_text("pidfile = 'none/pid'\n")
+        server.send_signal(signal.SIGUSR2)
+        server.wait_log("upgrade failed: the new master died")
+        server.wait_log("none/pid': cannot be written: No such file or directory")
+        server.wait((place / "pid").exists)
+        assert int((place / "pid").read_text()) == old and server.workers == workers
+        assert server.get("/pid").decode() in map(str, workers.values())
+        assert "Traceback" not in server.log
+
+
+def test_a_pidfile_that_cannot_be_written_when_the_new_master_serves_is_told_and_it_serves_on(place: Path) -> None:
+    config = place / "channels.conf.py"
+    with Server(APP, workers=1, directory=place) as server:
+        (place / "run").mkdir()
+        config.write_text("import os\npidfile = 'run/pid'\ndef when_ready(server): os.rmdir('run')\n")
+        server.send_signal(signal.SIGUSR2)
+        server.wait_log("the old master has ended")
+        assert server.process.wait(30) == 0
+        assert "run/pid': cannot be written: No such file or directory" in server.log
+        assert get(server.address, "/")[0] == 200
+        new = masters(server)[-1]
+        os.kill(new, signal.SIGTERM)
+        server.wait(lambda: is_gone(new))
+
+
 def test_another_layout_gets_a_segment_of_its_own_and_serves(place: Path) -> None:
     with Server(APP, workers=1, directory=place) as server:
         old = server.pid
