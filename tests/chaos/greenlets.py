@@ -11,6 +11,7 @@ import argparse
 import random
 import signal
 import sys
+import threading
 import time
 from typing import Any, Callable
 
@@ -23,6 +24,8 @@ from tests.chaos import forking
 from tests.cluster import Cluster
 from tests.worker import kept
 
+RING = 64 << 10  # bytes, of senders that wait for room: so small that few find it
+BODY = 4000
 HUGE = {"maxlen": 1 << 22, "max_bytes": 1 << 31}
 state: dict[str, Any] = {}
 
@@ -87,19 +90,22 @@ def receivers(share: float, seed: int) -> tuple[str, str | None]:
 # ---- senders that are killed while they wait for room ----
 
 
-def send_and_be_killed(senders: int, seed: int) -> list[int]:
-    """In a worker whose router stands still; the numbers of which the send returned."""
-    chance = random.Random(seed)
-    body = bytes(1000)
-    sent: list[int] = []
+def fill() -> int:
+    """In a worker whose router stands still: how many it takes until the ring is full."""
     number = 0
-    while True:  # until the ring is full
+    while True:
         try:
-            channel_send("room", b"%d:" % number + body, timeout=0)
+            channel_send("room", b"%d:" % number + bytes(BODY), timeout=0)
         except errors.RingFull:
-            break
-        sent.append(number)
+            return number
         number += 1
+
+
+def send_and_be_killed(first: int, count: int, seed: int) -> list[int]:
+    """In a worker whose router stands still most of the time; the numbers of which the send returned."""
+    chance = random.Random(seed)
+    body = bytes(BODY)
+    sent: list[int] = []
 
     def work(mine: int) -> None:
         try:
@@ -109,33 +115,53 @@ def send_and_be_killed(senders: int, seed: int) -> list[int]:
         sent.append(mine)
 
     def work_in_time(mine: int) -> None:
-        with gevent.Timeout(0.005, False):
+        with gevent.Timeout(chance.uniform(0, 0.01), False):
             channel_send("room", b"%d:" % mine + body, timeout=30)
             sent.append(mine)
 
     greenlets = []
-    for i in range(senders):
-        greenlets.append(gevent.spawn(chance.choice([work, work_in_time]), number + i))
-        gevent.sleep(chance.choice([0, 0.0005]))
+    for number in range(first, first + count):
+        greenlets.append(gevent.spawn(chance.choice([work, work_in_time]), number))
+        gevent.sleep(chance.choice([0, 0, 0, 0.0005]))
         if chance.random() < 0.5:
-            greenlets[-1].kill()
+            greenlets[-chance.randint(1, min(10, len(greenlets)))].kill()
     gevent.joinall(greenlets)
     return sent
 
 
 def senders(share: float, seed: int) -> tuple[str, str | None]:
-    with Cluster(2) as cluster:
+    chance, count, over = random.Random(seed), max(int(2000 * share), 300), threading.Event()
+    with Cluster(2, ring_size=RING) as cluster:
         cluster.workers[1].run(open_own, "room")
         cluster.workers[1].run(kept.flush)
-        assert cluster.router is not None
-        cluster.router.signal(signal.SIGSTOP)
-        sent = cluster.workers[2].run(send_and_be_killed, int(2000 * share), seed, seconds=120)
-        cluster.router.signal(signal.SIGCONT)
+        router = cluster.router
+        assert router is not None
+        router.signal(signal.SIGSTOP)
+        full = cluster.workers[2].run(fill)
+        cluster.workers[2].start(send_and_be_killed, full, count, seed)
+
+        def go_and_stop() -> None:
+            while not over.wait(chance.uniform(0, 0.02)):
+                router.signal(signal.SIGCONT)
+                over.wait(chance.uniform(0, 0.001))
+                router.signal(signal.SIGSTOP)
+            router.signal(signal.SIGCONT)
+
+        thread = threading.Thread(target=go_and_stop)
+        thread.start()
+        try:
+            sent = [*range(full), *cluster.workers[2].result(120)]
+        finally:
+            over.set()
+            thread.join()
         cluster.workers[2].run(kept.flush)
         cluster.workers[1].run(kept.flush)
         got = [int(body.partition(b":")[0]) for body in cluster.workers[1].run(kept.waiting, "s")]
     wrong = None if got == sent else f"sent {len(sent)}, got {len(got)}: {sorted(set(got) ^ set(sent))[:10]}"
-    return f"{int(2000 * share):,} senders killed or out of time, {len(sent)} sent", wrong
+    after = len(sent) - full
+    if not 0 < after < count:
+        wrong = wrong or f"{after} of {count} found room: there was no race for it"
+    return f"{count:,} senders killed or out of time, {after:,} sent when {full} had filled the ring", wrong
 
 
 # ---- processes of the application's own, under load ----
