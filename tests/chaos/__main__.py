@@ -57,10 +57,10 @@ def _pytest(*words: str) -> tuple[str, ...]:
 PARTS = (
     Part(
         "T3",
-        "killed and stopped after every single instruction",
+        "killed and stopped in the middle, instruction by instruction",
         ("tests.chaos.core", "stepkill"),
-        ("tests.chaos.core", "--share", "0.05", "stepkill"),
-        300,
+        ("tests.chaos.core", "--share", "0.01", "stepkill"),
+        600,
     ),
     Part(
         "T4",

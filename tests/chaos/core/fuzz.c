@@ -1,10 +1,12 @@
 /*
- * libFuzzer targets, chosen when compiled by -DTARGET_RING, _RECORDS or _SPILL: bytes as a ring's content and tail, as
- * records that a worker commits, as an exported spill.  Nothing may be read outside of what is there.
+ * libFuzzer targets, chosen when compiled by -DTARGET_RING, _RECORDS, _SPILL or _SEGMENT: bytes as a ring's content and
+ * tail, as records that a worker commits, as an exported spill, in a segment's header.  Nothing may be read outside of
+ * what is there.
  */
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 
 #include "endpoint.h"
 #include "fanout.h"
@@ -39,6 +41,36 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (!in.broken && in.head != in.tail_seen)
         abort();
     free(bytes);
+    return 0;
+}
+#elif defined TARGET_SEGMENT
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    static struct segment made;
+    static struct segment_header right;
+    struct segment_config config = {4, CAPACITY, CAPACITY, CAPACITY, 16};
+    const uint64_t key[2] = {1, 2};
+    if (made.base == NULL) {
+        if (segment_create(&made, &config, key, 1) != SEGMENT_OK)
+            abort();
+        memcpy(&right, made.base, sizeof right);
+    }
+    if (size < 2)
+        return 0;
+    /* Over a right header, from a place that the bytes choose, so that it gets behind the first checks. */
+    struct segment_header header = right;
+    size_t at = (data[0] | (size_t)data[1] << 8) % sizeof header, length = size - 2;
+    memcpy((uint8_t *)&header + at, data + 2, length < sizeof header - at ? length : sizeof header - at);
+    memcpy(made.base, &header, sizeof header);
+    struct segment found;
+    if (segment_attach(&found, made.fd) != SEGMENT_OK)
+        return 0;
+    if (found.at.size != right.geometry.size || memcmp(&found.at, &header.geometry, sizeof found.at) != 0 ||
+        header.magic != right.magic || header.major != right.major || header.layout_id != right.layout_id)
+        abort();
+    volatile uint8_t sum = found.base[found.at.size - 1];
+    sum += *(const uint8_t *)segment_row(&found, found.at.rows - 1);
+    sum += segment_direct_data(&found, found.at.slots - 1, found.at.slots - 1)[found.at.direct_bytes - 1];
+    munmap(found.base, found.at.size);
     return 0;
 }
 #else

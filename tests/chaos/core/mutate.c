@@ -1,11 +1,13 @@
 /*
  * mutate [ROUNDS [SEED]]: malformed rings and records, by the million, under AddressSanitizer and UBSan.
  *
- * Three parts, each printing its count: one ring whose writer puts anything into headers and cursors; a whole fabric in
- * which worker 1 does so in its up-ring, its direct rings and its cursors, while 2 and 3 talk and must lose nothing;
- * and exported spills.  Status 1 when somebody else was harmed.
+ * Four parts, each printing its count: one ring whose writer puts anything into headers and cursors; a whole fabric in
+ * which worker 1 does so in its up-ring, its direct rings and its cursors, and asks for what it may not have, while 2
+ * and 3 talk and must lose nothing; exported spills; and the header of a segment.  Status 1 when somebody else was
+ * harmed, or when a run of 10,000,000 rounds does not reach them.
  */
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
 
 #include "world.h"
@@ -116,12 +118,46 @@ static uint64_t rings(uint64_t rounds) {
 
 /* ---- a whole fabric ---- */
 
+static bool head_spoiled; /* worker 1's own, of the ring from 2: it would make an accusation of 2 believed */
+
+/* What is asked of the router, about as it should be. */
+static void ask_for_something(struct world *world) {
+    static const char *const names[] = {"news", "n", "", "talk", "new", "a\nb", "\xff\xfe"};
+    static const uint8_t flags[] = {0, 0, FLAG_PREFIX, FLAG_OPEN, FLAG_PREFIX | FLAG_OPEN, FLAG_LARGE, FLAG_FIRST};
+    static const uint8_t types[] = {RECORD_JOIN, RECORD_JOIN, RECORD_LEAVE, RECORD_REPORT};
+    struct endpoint *one = &world->worker[1].endpoint;
+    struct record *place;
+    uint8_t name[400];
+    uint32_t length = (uint32_t)(any() % 4 == 0 ? any() % sizeof name : any() % 64);
+    for (uint32_t i = 0; i < length; i++)
+        name[i] = (uint8_t)(any() % 2 != 0 ? 'a' + any() % 3 : any());
+    if (any() % 2 != 0) {
+        const char *known = names[any() % (sizeof names / sizeof *names)];
+        length = (uint32_t)strlen(known);
+        memcpy(name, known, length);
+    }
+    if (ring_claim(&one->up, sizeof *place + length, &place) != RING_OK)
+        return;
+    uint32_t whom = (uint32_t)any() % WORLD_SLOTS;
+    *place = (struct record){.length = (uint32_t)sizeof *place + length,
+                             .type = types[any() % sizeof types],
+                             .flags = flags[any() % sizeof flags],
+                             .source = one->id,
+                             .destination = WORKER_ID(whom, world->worker[whom].generation)};
+    memcpy(place + 1, name, length);
+    if (any() % 4 == 0)
+        spoil_record(place);
+    if (place->type == RECORD_REPORT && head_spoiled)
+        place->destination = one->id;
+    ring_publish(&one->up);
+}
+
 static void offend(struct world *world) {
     struct endpoint *one = &world->worker[1].endpoint;
     struct record *place;
     struct outgoing *peer;
     uint32_t body = (uint32_t)any() % 200;
-    switch (any() % 8) {
+    switch (any() % 12) {
     case 0: /* cursors that others read */
         atomic_store(&one->control->up.tail, nasty(one->up.tail));
         break;
@@ -132,6 +168,7 @@ static void offend(struct world *world) {
         atomic_store(&segment_direct_tail(&world->segment, 1, 2)->tail, nasty(one->out[2].ring.tail));
         break;
     case 3:
+        head_spoiled = true;
         atomic_store(&segment_direct_head(&world->segment, 2, 1)->head, nasty(one->in[2].ring.head));
         break;
     case 4:
@@ -142,6 +179,14 @@ static void offend(struct world *world) {
         place->destination = world->worker[2].endpoint.id;
         spoil_record(place);
         ring_publish(&peer->ring);
+        break;
+    case 5:
+    case 6:
+    case 7:
+        ask_for_something(world);
+        break;
+    case 8: /* what it was answered, so that it can be answered again */
+        world_drain(world, 1);
         break;
     default:
         if (ring_claim(&one->up, sizeof *place + body, &place) != RING_OK)
@@ -205,6 +250,7 @@ static uint64_t fabrics(uint64_t rounds) {
         got += world->worker[2].seen_count;
         if (is_done_for(world)) {
             replaced++;
+            head_spoiled = false;
             world_kill_worker(world, 1);
             world_bury(world, 1);
             world_start_worker(world, 1);
@@ -253,18 +299,77 @@ static uint64_t spills(uint64_t rounds) {
     return rounds;
 }
 
+/* ---- the header of a segment ---- */
+
+static void touch_ends(const struct segment *segment) {
+    volatile uint8_t sum = 0;
+    const struct geometry *at = &segment->at;
+    sum += segment->base[at->size - 1];
+    sum += *(const uint8_t *)segment_worker(segment, at->slots - 1);
+    sum += *(const uint8_t *)segment_row(segment, at->rows - 1);
+    sum += segment_down_data(segment, at->slots - 1)[at->down_bytes - 1];
+    sum += segment_direct_data(segment, at->slots - 1, at->slots - 1)[at->direct_bytes - 1];
+}
+
+static uint64_t headers(uint64_t rounds) {
+    struct segment made, found;
+    struct segment_config config = {4, CAPACITY, CAPACITY, CAPACITY, 16};
+    const uint64_t key[2] = {1, 2};
+    CHECK_EQ(segment_create(&made, &config, key, 1), SEGMENT_OK);
+    struct segment_header *header = (struct segment_header *)made.base, right = *header;
+    uint64_t refused = 0;
+    for (uint64_t round = 0; round < rounds; round++) {
+        *header = right;
+        for (uint64_t i = any() % 4; i != 0; i--) {
+            uint32_t *word = (uint32_t *)header + any() % (sizeof *header / sizeof *word);
+            *word = (uint32_t)nasty(*word);
+        }
+        if (any() % 4 == 0) { /* sizes that belong together, but not to this file */
+            struct segment_config other = {2 + (uint32_t)any() % 6, 4096u << any() % 3, 4096u << any() % 3,
+                                           4096u << any() % 3, 16 + (uint32_t)any() % 64};
+            (void)segment_geometry(&other, &header->geometry);
+        }
+        bool fits = header->magic == right.magic,
+             same = header->major == right.major && header->layout_id == right.layout_id;
+        bool whole = memcmp(&header->geometry, &right.geometry, sizeof right.geometry) == 0;
+        enum segment_status status = segment_attach(&found, made.fd);
+        if (status == SEGMENT_OK) {
+            CHECK(fits && same && (whole || header->geometry.size == right.geometry.size));
+            CHECK_EQ(found.at.size, right.geometry.size);
+            touch_ends(&found);
+            munmap(found.base, found.at.size);
+        } else {
+            CHECK_EQ(status, fits && !same ? SEGMENT_OTHER_LAYOUT : SEGMENT_NOT_OURS);
+            CHECK(!fits || !same || !whole);
+            CHECK(found.base == NULL);
+            refused++;
+        }
+    }
+    printf("  %" PRIu64 " of them refused\n", refused);
+    CHECK(rounds == 0 || refused != 0);
+    return rounds;
+}
+
+#define ROUNDS_ENOUGH 10000000u /* of a whole run */
+
 int main(int argc, char **argv) {
-    uint64_t rounds = argc > 1 ? strtoull(argv[1], NULL, 10) : 10000000,
+    uint64_t rounds = argc > 1 ? strtoull(argv[1], NULL, 10) : ROUNDS_ENOUGH,
              seed = argc > 2 ? strtoull(argv[2], NULL, 10) : 0;
     if (seed == 0)
         seed = router_clock_ns(CLOCK_REALTIME);
     state = seed | 1;
     printf("seed %" PRIu64 "\n", seed);
-    uint64_t done = rings(rounds * 8 / 10);
+    uint64_t done = rings(rounds * 8 / 10), all = done;
     printf("FIGURES %" PRIu64 " rings\n", done);
-    done = fabrics(rounds / 10);
+    all += done = fabrics(rounds / 10);
     printf("FIGURES %" PRIu64 " offences in a fabric\n", done);
-    done = spills(rounds / 10);
+    all += done = spills(rounds / 10);
     printf("FIGURES %" PRIu64 " spills\n", done);
+    all += done = headers(rounds / 50);
+    printf("FIGURES %" PRIu64 " headers of a segment\n", done);
+    if (rounds >= ROUNDS_ENOUGH && all < ROUNDS_ENOUGH) {
+        printf("WRONG only %" PRIu64 " of %u malformed inputs\n", all, ROUNDS_ENOUGH);
+        return 1;
+    }
     return 0;
 }

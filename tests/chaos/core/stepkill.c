@@ -1,11 +1,12 @@
 /*
- * stepkill [POINTS]: a process is killed, or stopped, after its 1st, 2nd, 3rd ... machine instruction.
+ * stepkill [POINTS [SEED]]: a process is killed, or stopped, after so and so many machine instructions.
  *
  * A fabric is built (driver/world.h), a child goes through one path of it under single steps and ends, or stands, after
  * k of them; then healthy peers must be able to work, everything committed must come whole, once and in order, and
- * nobody may be deaf.  About POINTS (400) values of k for a path of 3,000 instructions, more for a shorter one, evenly
- * spread over six states of the rings.  Prints one line per path; status 1 when one fails.  A successor's start has too
- * many instructions for this: tests/core/driver kills it before every store instead.
+ * nobody may be deaf.  For each of six states of the rings every so many-th k, which is the stride, beginning at one
+ * that the seed chooses: about POINTS (400) values of k for a path of 3,000 instructions, more for a shorter one, fewer
+ * for a longer.  Prints one line per path; status 1 when one fails, or when fewer than 5,000 points are reached with
+ * 400.
  */
 #include <errno.h>
 #include <poll.h>
@@ -17,6 +18,9 @@
 #include <unistd.h>
 
 #include "world.h"
+
+#define POINTS_ASKED 400u   /* a whole run */
+#define POINTS_ENOUGH 5000u /* which it has to reach */
 
 enum fate { KILLED, STOPPED };
 
@@ -324,6 +328,59 @@ static void after_burial(struct world *world, enum fate fate) {
     CHECK_EQ(world->router.table.used, 1);
 }
 
+/* ---- a successor begins with what the predecessor has handed over ---- */
+
+static uint8_t handed[1 << 16];
+static uint64_t handed_size;
+
+static struct world *before_handover(uint32_t offset) {
+    struct world *world = three(offset);
+    numbered = last_number(world);
+    for (uint32_t i = 0; i < 50; i++) { /* more than the ring of 3 holds, who does not look */
+        CHECK_EQ(world_send(world, 1, "news", i, 100), RING_OK);
+        world_turn(world);
+        world_drain(world, 1);
+        world_drain(world, 2);
+    }
+    const struct spill *spill = &world->router.lane[3].spill;
+    handed_size = spill->bytes;
+    CHECK(handed_size != 0 && handed_size <= sizeof handed);
+    spill_copy(spill, handed);
+    world_forget_router(world);
+    for (uint32_t i = 50; i < 53; i++)
+        CHECK_EQ(world_send(world, 1, "news", i, 100), RING_OK);
+    return world;
+}
+
+static void take_over(struct world *world) {
+    bool imports[SLOTS_MAX] = {[3] = true};
+    if (!router_open(&world->router, &world->segment, world->eventfds, &world->limits, imports, world->now_ns,
+                     world->now_ns) ||
+        !fanout_import(&world->router, 3, handed, handed_size))
+        _exit(3);
+    world_turn(world);
+}
+
+static void after_handover(struct world *world, enum fate fate) {
+    (void)fate;
+    world_start_router(world); /* what was handed over has died with the one who took it */
+    world_settle(world);
+    for (uint32_t slot = 1; slot <= 2; slot++) {
+        world_check_run(&world->worker[slot], numbered + 1, 53);
+        for (uint32_t i = 0; i < 53; i++)
+            CHECK_EQ(world->worker[slot].seen[i].payload, i);
+        CHECK_EQ(world->worker[slot].gaps, 0);
+    }
+    const struct world_worker *three = &world->worker[3];
+    CHECK_EQ(three->heard, numbered + 53);
+    CHECK_EQ(three->untold, 0);
+    for (uint32_t i = 0; i < three->seen_count; i++) {
+        CHECK_EQ(three->seen[i].sequence, numbered + 1 + three->seen[i].payload);
+        CHECK(i == 0 || three->seen[i].payload > three->seen[i - 1].payload);
+    }
+    CHECK_EQ(world_members(world, "news"), 3);
+}
+
 static const struct path paths[] = {
     {"publish", false, true, before_publish, publish, after_publish},
     {"batch", false, true, before_publish, batch, after_publish},
@@ -331,6 +388,7 @@ static const struct path paths[] = {
     {"worker's start", false, false, before_start, start, after_start},
     {"routing turn", true, false, before_turn, turn, after_turn},
     {"burial", true, false, before_burial, bury, after_burial},
+    {"hand-over", true, false, before_handover, take_over, after_handover},
 };
 
 /* ---- stepping ---- */
@@ -405,16 +463,18 @@ static void one(const struct path *path, uint32_t offset, uint64_t steps, enum f
 }
 
 int main(int argc, char **argv) {
-    uint64_t most = argc > 1 ? strtoull(argv[1], NULL, 10) : 400, points = 0;
+    uint64_t most = argc > 1 ? strtoull(argv[1], NULL, 10) : POINTS_ASKED, points = 0,
+             seed = argc > 2 ? strtoull(argv[2], NULL, 10) : router_clock_ns(CLOCK_REALTIME);
+    printf("seed %" PRIu64 "\n", seed);
     static const uint32_t offsets[] = {0, 7, 13, 20, 26, 27};
     for (size_t p = 0; p < sizeof paths / sizeof *paths; p++) {
         const struct path *path = &paths[p];
-        uint64_t killed = 0, stopped = 0, length = 0;
+        uint64_t killed = 0, stopped = 0, length = 0, stride = 0;
         now_path = path->name;
         for (size_t o = 0; o < sizeof offsets / sizeof *offsets; o++) {
             length = length_of(path, offsets[o]);
-            uint64_t stride = length * length * 6 / (most * 3000) + 1;
-            for (uint64_t steps = 1 + o % stride; steps <= length; steps += stride) {
+            stride = length * length * 6 / (most * 3000) + 1;
+            for (uint64_t steps = 1 + (o + seed) % stride; steps <= length; steps += stride) {
                 one(path, offsets[o], steps, KILLED);
                 killed++;
                 if (path->stop_too) {
@@ -423,11 +483,16 @@ int main(int argc, char **argv) {
                 }
             }
         }
-        printf("%-18s %5" PRIu64 " instructions, killed at %5" PRIu64 " points, stopped at %5" PRIu64 "\n", path->name,
-               length, killed, stopped);
+        printf("%-18s %5" PRIu64 " instructions, one in %5" PRIu64 ": killed at %5" PRIu64
+               " points, stopped at %5" PRIu64 "\n",
+               path->name, length, stride, killed, stopped);
         fflush(stdout);
         points += killed + stopped;
     }
     printf("FIGURES %" PRIu64 " points: nothing torn, nobody deaf, nothing committed lost, nothing twice\n", points);
+    if (most >= POINTS_ASKED && points < POINTS_ENOUGH) {
+        printf("WRONG only %" PRIu64 " of %" PRIu64 " points\n", points, (uint64_t)POINTS_ENOUGH);
+        return 1;
+    }
     return 0;
 }
