@@ -16,7 +16,6 @@ from channels.worker.http.head import CHUNKED, BadRequest
 CHUNK_LINE_MAX = 1024  # a chunk's size and its extensions
 TRAILER_MAX = 8192  # all trailers together
 DISCARD_MAX = 64 * 1024  # of an unread body that is waited for, so that the connection can be kept
-CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?\Z")
 _TRAILER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*\Z")
 
@@ -29,7 +28,8 @@ class Source(Protocol):
     def more(self) -> bool:
         """Wait until `buffer` has grown; False at the end.  Raises TimeoutError."""
 
-    def send(self, data: bytes) -> None: ...
+    def say_continue(self) -> bool:
+        """Tell the client that it may send the body; False: too late, the answer has begun."""
 
 
 class Body:
@@ -53,8 +53,7 @@ class Body:
 
     def _more(self) -> None:
         if self.expects:
-            self.expects = False
-            self._source.send(CONTINUE)
+            self.expects = not self._source.say_continue()
         if not self._source.more():
             self.ended = True
             raise ClientGone()

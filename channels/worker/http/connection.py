@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 READ_SIZE = 16 * 1024
 READ_AHEAD = 64 * 1024  # bytes that may wait behind the running request
 HEAD_END = b"\r\n\r\n"
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 EMPTY_LINES_MAX = 8  # before a request line (RFC 9112, section 2.2)
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: what is not sent is forgotten, the client sees a reset
 
@@ -244,6 +245,14 @@ class Connection(Sending):
         entries[self] = self.server.now()
         self.timed = entries
         self.server.deadlines.start()
+
+    def say_continue(self) -> bool:
+        """Tell the client that it may send the body; False: too late, the answer has begun."""
+        exchange = self.exchange
+        if exchange is None or exchange.head_sent:
+            return False
+        self.send(CONTINUE)
+        return True
 
     def more(self, forever: bool = False) -> bool:
         """Wait until `buffer` has grown; False at the client's end.  In the request's greenlet.

@@ -11,7 +11,7 @@ import pytest
 from channels.errors import ClientGone
 from channels.worker.http.body import Body
 from channels.worker.http.head import CHUNKED, BadRequest
-from tests.worker.http.running import Running, echo, hello, read_answer, wait_until
+from tests.worker.http.running import Running, echo, everything, hello, read_answer, wait_until
 
 POST = b"POST / HTTP/1.1\r\nHost: a\r\n"
 CHUNKS = POST + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -32,8 +32,9 @@ class Pieces:
         self.buffer += piece
         return bool(piece)
 
-    def send(self, data: bytes) -> None:
-        self.sent += data
+    def say_continue(self) -> bool:
+        self.sent += b"continue"
+        return True
 
 
 def chunked(data: bytes, sizes: random.Random) -> bytes:
@@ -131,6 +132,45 @@ def test_100_continue_is_not_said_when_the_body_is_there_already() -> None:
     with Running(echo) as server, server.connect() as client:
         client.sendall(POST + b"Content-Length: 3\r\nExpect: 100-continue\r\n\r\nabc")
         assert read_answer(client).body == b"abc"
+
+
+def _writes(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    start_response("200 OK", [])(b"first")
+    return [environ["wsgi.input"].read()]
+
+
+def _yields(environ: dict[str, Any], start_response: Any) -> Any:
+    start_response("200 OK", [])
+    yield b"first"
+    yield environ["wsgi.input"].read()
+
+
+@pytest.mark.parametrize("application", [_writes, _yields])
+def test_100_continue_is_not_said_in_the_middle_of_an_answer(application: Any) -> None:
+    with Running(application) as server, server.connect() as client:
+        client.sendall(POST + b"Content-Length: 3\r\nExpect: 100-continue\r\n\r\n")
+        seen = b""
+        while not seen.endswith(b"first\r\n"):
+            seen += client.recv(1000)
+        client.sendall(b"abc")
+        while not seen.endswith(b"0\r\n\r\n"):
+            seen += client.recv(1000)
+        assert seen.partition(b"\r\n\r\n")[2] == b"5\r\nfirst\r\n3\r\nabc\r\n0\r\n\r\n"
+
+
+def test_nobody_waits_after_the_answer_for_a_body_that_was_not_asked_for_with_100_continue() -> None:
+    def application(environ: dict[str, Any], start_response: Any) -> Any:
+        start_response("200 OK", [])
+        yield b"first"
+        yield environ["wsgi.input"].read(1)
+
+    with Running(application) as server, server.connect() as client:
+        client.sendall(POST + b"Content-Length: 3\r\nExpect: 100-continue\r\n\r\n")
+        seen = b""
+        while not seen.endswith(b"first\r\n"):
+            seen += client.recv(1000)
+        client.sendall(b"a")
+        assert everything(client) == b"1\r\na\r\n0\r\n\r\n"
 
 
 def test_a_small_body_that_nobody_read_does_not_cost_the_connection() -> None:
