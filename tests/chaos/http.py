@@ -110,14 +110,15 @@ class Run:
         )
 
     def split(self) -> str:
-        """Split in two at every place, a connection's bytes mean what they mean in one piece."""
+        """Split in two at every place (of a short run, every eighth), bytes mean what they mean in one piece."""
         pieces = resets = 0
+        step = 1 if self.scale >= 0.1 else 8
         with Server(APP, workers=1) as server:
             for i in range(self.count(60)):
                 chance = random.Random(f"{self.seed}/split/{i}")
                 raw = b"".join(http_cases.request(chance, i % 3 == 0) for _ in range(2))[:400]
                 whole = served(server.address, [raw])
-                for at in range(1, len(raw)):
+                for at in range(chance.randint(1, step), len(raw), step):
                     pieces += 1
                     parts = served(server.address, [raw[:at], raw[at:]])
                     if not any(parts) and (b"lose\r\n" in raw or b"HTTP/1.0" in raw):
@@ -159,7 +160,9 @@ class Run:
 
     def slow_readers(self) -> str:
         """Thousands who ask for 16 MiB and read nothing: memory is bounded, each is ended in time."""
-        with Server(APP, *SHORT, "--write-timeout", "6", workers=2) as server, Crowd(server.address) as crowd:
+        seconds = 6 if self.scale >= 0.1 else 2
+        options = (*SHORT, "--write-timeout", str(seconds))
+        with Server(APP, *options, workers=2) as server, Crowd(server.address) as crowd:
             before = self.quiet_descriptors(server)
             memory = resident([*server.workers.values()])
             number = self.count(2000)
@@ -169,7 +172,7 @@ class Run:
                 self.check(here, "slow readers: not all of them came in")
                 crowd.run(0.5)
                 grown = resident([*server.workers.values()]) - memory
-                crowd.run(6.0)
+                crowd.run(seconds)
                 said = self.others(bystander, "slow readers")
                 self.settled(server, crowd, before + 2, "slow readers")  # the bystander's
             self.check(grown < number * 32 * 1024 + (32 << 20), f"slow readers: {grown >> 20} MiB more")

@@ -1,10 +1,12 @@
-"""Every system call fails at its n-th call: in a running server, in one that starts, and under limits of the kernel's.
+"""Chosen system calls fail at their n-th time: in a running server, in one that starts; and limits of the kernel's.
 
-    python -m tests.chaos.nth [--most 5] [--seed N]
+    python -m tests.chaos.nth [--most 3] [--seconds 60] [--seed N]
 
-strace makes one call of one process fail, for n = 1, 2, ... `--most`, or until it is not called so often.  A running
+strace makes one call of one process fail, of those in RUNNING and STARTING, for n = 1, 2, ... `--most`, or until it is
+not called so often; `--seconds` are for each kind of process that runs, in the order that the seed chooses.  A running
 server must answer on every worker and pass messages again in time, whoever was replaced; one that starts must serve, or
-end with one clear error.  Nothing hangs, nothing is left behind.
+end with one clear error.  Nothing hangs, nothing is left behind.  Calls that were never made are told; a kind of
+process in which none failed is wrong: nothing was tried then.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import argparse
 import collections
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -138,6 +141,7 @@ class Running:
         self.server = Server("tests.chaos.nth:app", "--timeout", "20", workers=WORKERS, module=MODULE)
         self.living = Living(self.server)
         self.hits: collections.Counter[str] = collections.Counter()
+        self.never: list[str] = []  # calls that were not made, or not in time
         self.wrong: list[str] = []
         self.again()
         self.before = self.held()
@@ -224,15 +228,23 @@ class Running:
         self.again()
         self.before = self.held()
 
-    def run(self, most: int) -> None:
+    def run(self, most: int, seconds: float, chance: random.Random) -> None:
         for target, calls in RUNNING.items():
             began = time.monotonic()
-            for call, names in calls.items():
-                for error in names:
-                    for number in range(1, most + 1):
-                        if not self.hit(target, call, error, number):
-                            break
-            print(f"{target}: {self.hits[target]} calls failed, {time.monotonic() - began:.0f} s", flush=True)
+            tries = [(call, error) for call, names in calls.items() for error in names]
+            for call, error in chance.sample(tries, len(tries)):
+                if time.monotonic() - began > seconds:
+                    self.never.append(f"{target}: {call} {error}, out of time")
+                    continue
+                for number in range(1, most + 1):
+                    if not self.hit(target, call, error, number):
+                        if number == 1:
+                            self.never.append(f"{target}: {call} {error}")
+                        break
+            took = time.monotonic() - began
+            print(f"{target}: {self.hits[target]} calls failed, of {len(tries)} kinds, {took:.0f} s", flush=True)
+            if not self.hits[target]:
+                self.wrong.append(f"{target}: no call failed: nothing was tried")
         deadline = time.monotonic() + AGAIN  # the last of the dead may still be buried
         while self.held()["supervisor"]["fds"] > self.before["supervisor"]["fds"] and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -306,8 +318,9 @@ def judge(what: str, outcome: str, lines: list[str], wrong: list[str]) -> None:
         wrong.append(f"{what}: {outcome}; {lines[-5:]}")
 
 
-def starts(most: int, wrong: list[str]) -> int:
-    count = 0
+def starts(most: int, wrong: list[str], never: list[str]) -> tuple[int, int]:
+    """Starts with a call that failed, and under a limit."""
+    failed = count = 0
     for call, names in STARTING.items():
         for error in names:
             for number in range(1, most + 1):
@@ -315,10 +328,14 @@ def starts(most: int, wrong: list[str]) -> int:
                     out = Path(place, "trace")
                     inject = ["-e", f"trace={call}", "-e", f"inject={call}:error={error}:when={number}"]
                     outcome, lines = start(["strace", "-f", "-qq", "--seccomp-bpf", *inject, "-o", str(out)])
-                    if "(INJECTED)" not in out.read_text():
+                    if not out.exists() or "(INJECTED)" not in out.read_text():
+                        if number == 1:
+                            never.append(f"start: {call} {error}")
                         break
-                count += 1
+                failed += 1
                 judge(f"start, {call} {error} the {number}. time", outcome, lines, wrong)
+    if not failed:
+        wrong.append("start: no call failed: nothing was tried")
     for limit in LIMITS:
         outcome, lines = start(["prlimit", limit])
         judge(f"start, {limit}", outcome, lines, wrong)
@@ -333,7 +350,7 @@ def starts(most: int, wrong: list[str]) -> int:
         if enough != (outcome == "serves"):
             wrong.append(f"start, {memory} of memory in its control group: {outcome}")
         count += 1
-    return count
+    return failed, count
 
 
 @contextlib.contextmanager
@@ -358,27 +375,35 @@ def control_group(memory: str) -> Iterator[list[str]]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--most", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=0, help="nothing is chosen here")
+    parser.add_argument("--most", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--seed", type=int, default=time.time_ns() & 0xFFFFFF)
     parser.add_argument("--only", choices=["running", "starting"])
     given = parser.parse_args()
+    print(f"seed {given.seed}", flush=True)
     if shutil.which("strace") is None or shutil.which("curl") is None:
         print("strace and curl are needed")
         return 1
     socket.setdefaulttimeout(5.0)  # of conversations with a router that was hit
     wrong: list[str] = []
+    never: list[str] = []
     figures = []
     if given.only != "starting":
         running = Running()
         try:
-            running.run(given.most)
+            running.run(given.most, given.seconds, random.Random(given.seed))
         finally:
             running.server.stop()
         wrong += running.wrong
+        never += running.never
         hits = ", ".join(f"{count} in the {who}" for who, count in running.hits.items())
         figures.append(f"calls that failed while it ran: {hits}")
     if given.only != "running":
-        figures.append(f"{starts(given.most, wrong)} starts with a call that failed or under a limit")
+        failed, limited = starts(given.most, wrong, never)
+        figures.append(f"{failed} starts with a call that failed, {limited} under a limit")
+    if never:
+        print(f"never made, so not tried: {'; '.join(never)}")
+        figures.append(f"{len(never)} kinds of call never made")
     for what in wrong:
         print(f"WRONG {what}")
     print(f"FIGURES {'; '.join(figures)}; {len(wrong)} wrong")

@@ -22,7 +22,7 @@ def told(method: str, target: str, body: bytes = b"") -> bytes:
     return ANSWER % (200, len(text), b"", text)
 
 
-@pytest.mark.parametrize("part", ["judge", "fuzz", "descriptors", "burst", "vanishing"])
+@pytest.mark.parametrize("part", [part for part in PARTS if part != "connections"])
 def test_clients_without_manners_are_survived(part: str) -> None:
     run = Run(random.SystemRandom().randrange(1 << 32), 0.02)
     PARTS[part](run)
