@@ -15,6 +15,7 @@ from channels.master import limits, listeners, systemd, upgrade
 from channels.settings import Settings
 
 INBOX_BYTES = 1 << 20
+_HANDED = "systemd/"  # before the number of a socket that was handed in; no address to bind begins so
 _COPY = "#"  # between an address and the number of the worker that has a socket of its own there
 
 
@@ -76,14 +77,18 @@ class Estate:
             (own if shared or copies.get(text, 0) == number % count else others).append(listener)
         return own, others
 
+    def own_listeners(self) -> list[socket.socket]:
+        """Those that end with this server: systemd's wait for the next one."""
+        return [listener for text, listener in self.listeners.items() if not text.startswith(_HANDED)]
+
     @staticmethod
     def _listen(settings: Settings, inherited: dict[str, socket.socket]) -> dict[str, socket.socket]:
         """By the text that says where.  systemd's sockets take the place of `bind`; an old master's are kept."""
-        handed = systemd.inherited_listeners()
+        handed = {f"{_HANDED}{number}": listener for number, listener in enumerate(systemd.inherited_listeners())}
+        handed = handed or {text: listener for text, listener in inherited.items() if text.startswith(_HANDED)}
+        listeners.admit_new([*handed.values(), *inherited.values()])
         if handed:
-            return {listeners.shown(listener): listener for listener in handed}
-        if inherited and set(inherited) != set(settings.bind) and all("://" in text for text in inherited):
-            return inherited  # they came from systemd
+            return handed
         found: dict[str, socket.socket] = {}
         try:
             for text in settings.bind:

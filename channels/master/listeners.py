@@ -13,7 +13,7 @@ from channels.errors import BadSetting
 
 BACKLOG = 2048
 
-_SO_ATTACH_FILTER = 26
+_SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27
 # Classic BPF: a segment with SYN and without ACK is dropped, all else passes.  On TCP sockets the filter sees the TCP
 # header first; its flags are byte 13 (RFC 9293, section 3.1).
 _DROP_NEW = ((0x30, 0, 0, 13), (0x54, 0, 0, 0x12), (0x15, 0, 1, 0x02), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF))
@@ -151,6 +151,15 @@ def refuse_new(listeners: Sequence[socket.socket]) -> None:
             listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", len(_DROP_NEW), where))
         except OSError:
             pass  # not allowed here: closing may reset who is in the queue at that instant
+
+
+def admit_new(listeners: Iterable[socket.socket]) -> None:
+    """Of sockets that others have had before: what refuse_new() did to the socket, which outlived that process."""
+    for listener in listeners:
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
+        except OSError:
+            pass  # there is none
 
 
 def shown(listener: socket.socket, secure: bool = False) -> str:

@@ -380,7 +380,7 @@ class Master:
 
     def _stop_listening(self, command: words.StopListening) -> None:
         if command.refuse:
-            listeners.refuse_new([*self.estate.listeners.values()])
+            listeners.refuse_new(self.estate.own_listeners())
         for listener in self.estate.listeners.values():
             listener.close()
         self.estate.listeners.clear()

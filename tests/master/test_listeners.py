@@ -128,6 +128,16 @@ def test_who_was_queued_before_the_refusal_is_still_served_and_nobody_comes_afte
             assert not select.select([], [late], [], 0)[1]
 
 
+def test_a_refusal_is_taken_back_for_the_next_server_with_the_same_socket(tmp_path: Path) -> None:
+    unix = listeners.open_listener(f"unix:{tmp_path / 'socket'}")
+    with listeners.open_listener("127.0.0.1:0") as listener, unix:
+        listeners.refuse_new([listener])
+        listeners.admit_new([listener, unix])
+        listeners.admit_new([listener])  # again is nothing
+        socket.create_connection(listener.getsockname(), timeout=10).close()
+        assert select.select([listener], [], [], 10)[0]
+
+
 def test_the_path_of_a_unix_socket_goes_with_the_refusal_and_the_queue_stays(tmp_path: Path) -> None:
     path = tmp_path / "socket"
     with listeners.open_listener(f"unix:{path}") as listener, socket.socket(socket.AF_UNIX) as client:

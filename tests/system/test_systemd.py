@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from channels.master import listeners
 from tests.server import Server
-from tests.system.clients import get, is_gone
+from tests.system.clients import is_gone
 
 APP = "tests.system.app:app"
 
@@ -100,21 +101,50 @@ def test_the_watchdog_is_fed_and_the_application_is_not_told_of_it(tmp_path: Pat
     systemd.close()
 
 
-def test_a_socket_of_systemd_is_served_and_stays_open_when_the_server_stops() -> None:
+def with_socket(listener: socket.socket) -> Server:
+    """As systemd does: descriptor 3, and its own process id told to the process that is executed."""
+    script = 'exec 3<&"$1"; shift; export LISTEN_PID=$$ LISTEN_FDS=1; exec "$@"'
+    os.set_inheritable(listener.fileno(), True)
+    prefix = ["bash", "-c", script, "--", str(listener.fileno())]
+    return Server(APP, workers=1, prefix=prefix, pass_fds=[listener.fileno()])
+
+
+def ask(listener: socket.socket) -> bytes:
+    """What is answered there."""
+    with socket.socket(listener.family) as client:
+        client.settimeout(10)
+        client.connect(listener.getsockname())
+        client.sendall(b"GET /env?name=LISTEN_FDS HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        return client.makefile("rb").read()
+
+
+@pytest.fixture(params=["tcp", "unix"])
+def listener(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[socket.socket]:
+    unix = request.param == "unix"
+    made = socket.socket(socket.AF_UNIX if unix else socket.AF_INET)
+    with made:
+        made.bind(str(tmp_path / "socket") if unix else ("127.0.0.1", 0))
+        made.listen()
+        yield made
+
+
+def test_a_socket_of_systemd_is_served_through_an_upgrade_and_by_the_next_server(listener: socket.socket) -> None:
+    with with_socket(listener) as server:
+        assert server.url.endswith(str(listener.getsockname()).strip("()").rpartition(" ")[2])
+        assert ask(listener).endswith(b"\r\n\r\n-")
+        old = server.pid
+        server.send_signal(signal.SIGUSR2)
+        server.wait(lambda: is_gone(old))
+        assert ask(listener).endswith(b"\r\n\r\n-")
+        new = int(server.wait_log(r"channels: pid=(\d+) listening", count=2)[1])
+        os.kill(new, signal.SIGTERM)
+        server.wait(lambda: is_gone(new))
+    with with_socket(listener):
+        assert ask(listener).endswith(b"\r\n\r\n-")
+
+
+def test_a_socket_that_another_server_left_deaf_is_heard_again() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        address = listener.getsockname()
-        # As systemd does: descriptor 3, and its own process id told to the process that is executed.
-        script = 'exec 3<&"$1"; shift; export LISTEN_PID=$$ LISTEN_FDS=1; exec "$@"'
-        os.set_inheritable(listener.fileno(), True)
-        prefix = ["bash", "-c", script, "--", str(listener.fileno())]
-        with Server(APP, workers=2, prefix=prefix, pass_fds=[listener.fileno()]) as server:
-            assert server.address == address
-            assert get(address, "/")[1] == b"ok"
-            assert server.get("/env?name=LISTEN_FDS") == b"-"
-            old = server.pid
-            server.send_signal(signal.SIGUSR2)
-            server.wait(lambda: is_gone(old))
-            assert get(address, "/")[1] == b"ok"
-            new = int(server.wait_log(r"channels: pid=(\d+) listening", count=2)[1])
-            os.kill(new, signal.SIGTERM)
-            server.wait(lambda: is_gone(new))
+        listeners.refuse_new([listener])
+        with with_socket(listener):
+            assert ask(listener).endswith(b"\r\n\r\n-")
