@@ -48,6 +48,7 @@ class Part:
     seconds: float
     seeded: bool = True
     environment: dict[str, str] = dataclasses.field(default_factory=dict)
+    seed_word: str = "--seed"
 
 
 def _pytest(*words: str) -> tuple[str, ...]:
@@ -111,8 +112,8 @@ PARTS = (
         _pytest("tests/core/test_model.py"),
         None,
         300,
-        False,
-        {"HYPOTHESIS_STEPS": "100000"},
+        environment={"HYPOTHESIS_STEPS": "100000"},
+        seed_word="--hypothesis-seed",
     ),
     Part(
         "T12",
@@ -172,7 +173,7 @@ def _exists(part: Part) -> bool:
 def _run(part: Part, words: tuple[str, ...], seed: int) -> Result:
     """To its end, its words passed on as they come; none of its processes is left when this returns."""
     mark = f"{MARK}={os.getpid()}.{part.name}"
-    command = [sys.executable, "-m", *words, *(["--seed", str(seed)] if part.seeded else [])]
+    command = [sys.executable, "-m", *words, *([part.seed_word, str(seed)] if part.seeded else [])]
     print(f"\n==> {part.name}: {part.does}\n    {' '.join(['python', *command[1:]])}", flush=True)
     began = time.monotonic()
     child = subprocess.Popen(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import time
@@ -17,7 +18,16 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.parametrize(
     "words",
-    [("leaks", "--share", "0.03"), ("greenlets", "--share", "0.03"), ("api", "--seconds", "8", "--pace", "0.5")],
+    [
+        ("core", "--share", "0.02", "stepkill", "storm", "mutate"),
+        pytest.param(
+            ("calls", "--messages", "20000", "--load", "1", "--idle", "2"),
+            marks=pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed"),
+        ),
+        ("leaks", "--share", "0.03"),
+        ("greenlets", "--share", "0.03"),
+        ("api", "--seconds", "8", "--pace", "0.5"),
+    ],
 )
 def test_a_short_run_ends_well(words: tuple[str, ...]) -> None:
     done = subprocess.run(
