@@ -439,13 +439,16 @@ cdef class Parcel:
                     shared_plus(&self.endpoint.counters[6], 1)
         return 0
 
-    def give_up(self, slot=None):
-        """This target, or all that are not done, get nothing more.  True when they all know; else tell_aborted later."""
+    def give_up(self, slot=None, bint whole=False):
+        """This target, or all that are not done, get nothing more.  True when they all know; else tell_aborted later.
+
+        `whole`: nothing comes of it for those either that have got all of it.
+        """
         cdef Py_ssize_t i
         for i in range(self.target_count):
-            if not self.targets[i].done and (slot is None or self.targets[i].slot == slot):
+            if (whole or not self.targets[i].done) and (slot is None or self.targets[i].slot == slot):
+                self.targets[i].abort_due = self.targets[i].started and not self.targets[i].gone
                 self.targets[i].done = self.targets[i].gone = True
-                self.targets[i].abort_due = self.targets[i].started
         return self.tell_aborted()
 
     def tell_aborted(self):
@@ -480,14 +483,6 @@ cdef class Parcel:
         """Slots that got all of it."""
         return [self.targets[i].slot for i in range(self.target_count)
                 if self.targets[i].done and not self.targets[i].gone]
-
-    def progress(self, uint32_t slot):
-        """Bytes put so far for one target."""
-        cdef Py_ssize_t i
-        for i in range(self.target_count):
-            if self.targets[i].slot == slot:
-                return self.targets[i].offset
-        return 0
 
     @property
     def next_size(self):

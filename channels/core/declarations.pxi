@@ -32,6 +32,8 @@ cdef extern from "layout.h" nogil:
         uint32_t message_id, reserved
         uint64_t began_ns
         uint64_t receivers[4]
+    struct consumer_line:
+        shared64 head
     struct worker_counters:
         pass
     struct router_counters:
@@ -115,6 +117,7 @@ cdef extern from "ring.h" nogil:
         c_bool broken
     struct ring_out:
         uint64_t capacity
+        const consumer_line *theirs
         c_bool broken
     uint64_t ring_body_max(uint64_t capacity)
     void ring_advance(ring_in *self, const record *header)

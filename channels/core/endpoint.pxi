@@ -153,15 +153,22 @@ cdef class Endpoint:
 
     def send_large(self, uint32_t row, uint32_t row_generation, uint32_t message_id, uint64_t began_ns, uint64_t total,
                    slots):
-        """The record that gives a body, sent before, its place in the channel's order; False: the ring is full.
+        """The record that gives a body, sent before, its place in the channel's order.
 
-        `began_ns`: CLOCK_MONOTONIC before `listeners` was asked.
+        Args:
+            began_ns: CLOCK_MONOTONIC before `listeners` was asked.
+
+        Returns:
+            True; False: the ring is full; None: the row is another channel's now, nothing was sent.
         """
         cdef large_payload payload
         cdef record header
+        cdef uint64_t bitmap[4]
         memset(&payload, 0, sizeof(payload))
         memset(&header, 0, sizeof(header))
         self.here()
+        if table_bitmap(&self.segment.c, row, row_generation, bitmap) != TABLE_OK:
+            return None
         payload.message_id, payload.began_ns = message_id, began_ns
         for slot in slots:
             payload.receivers[slot // 64] |= <uint64_t>1 << <uint64_t>(slot % 64)
@@ -202,6 +209,14 @@ cdef class Endpoint:
         self.here()
         cdef outgoing *peer = endpoint_peer(&self.c, slot, generation)
         return True if peer == NULL else endpoint_want_peer(peer, sizeof(record) + size)
+
+    def taken_by(self, uint32_t slot):
+        """How many bytes a peer has ever taken from our ring to it."""
+        self.here()
+        self.segment.check_slot(slot)
+        if self.c.out[slot].ring.theirs == NULL:
+            return 0  # no peer: this worker, or the router
+        return shared_get(&self.c.out[slot].ring.theirs.head)
 
     def unwant_peer(self, uint32_t slot):
         self.here()
@@ -259,11 +274,17 @@ cdef class Endpoint:
 
     # ---- draining ----
 
-    def expire(self, uint64_t age_ns):
-        """Drop whole bodies whose record of order has not come for so long: this worker has left their channel."""
+    def expire(self, uint64_t age_ns, uint64_t pressed_age_ns):
+        """Drop whole bodies whose record of order has not come for so long: this worker has left their channel.
+
+        It may just as well wait for other receivers to have all of theirs: the younger, from `pressed_age_ns` on, go only
+        where half of what may be kept is there.
+        """
         cdef Assembly assembly
         cdef uint64_t now
         self.here()
+        if self.assembling > self.assembly_max // 2:
+            age_ns = pressed_age_ns
         poll(self, 1 << 20)
         now = router_clock_ns(CLOCK_MONOTONIC)  # after it: a body that came whole just now is not older than this
         for key, assembly in list(self.assemblies.items()):

@@ -29,7 +29,8 @@ log = logging.getLogger("channels")
 DRAIN_RECORDS = 256  # of each ring before greenlets run: fewer than a default subscription holds
 ROUNDS = 8  # drains, or deliveries, before other greenlets get their turn
 LATE = 0.05  # seconds between showing something and calling, beyond which the call is taken for lost
-BODY_AGE_NS = 30_000_000_000  # a whole large body whose record of order has not come
+BODY_AGE_NS = 600_000_000_000  # a whole large body whose record of order has not come
+BODY_PRESSED_NS = 30_000_000_000  # the same where many are kept
 DESCRIPTORS_NS = 5_000_000  # between two turns of the loop's descriptors while messages pour in
 GREEDY_NS = 2_000_000  # a subscriber that always finds something lets others run after so long
 
@@ -162,7 +163,7 @@ class Client:
         if self._is_late():  # or its caller is between showing and calling: it gets a moment
             self._late.start(self._on_late)
             return
-        endpoint.expire(BODY_AGE_NS)
+        endpoint.expire(BODY_AGE_NS, BODY_PRESSED_NS)
         self.sender.flush_aborts()
         self._serve()
 

@@ -132,24 +132,25 @@ class Sender:
         body = data if isinstance(data, bytes) else bytes(data)
         targets = [(slot, self._segment.slot(slot)[0]) for slot in slots if slot != self._endpoint.slot]
         parcel = native.Parcel(self._endpoint, native.BODY, 0, 0, 0, event or b"", body, targets)
-        sent = False
+        sent: bool | None = False
+
+        def send() -> bool:
+            nonlocal sent
+            sent = self._endpoint.send_large(row, row_generation, parcel.message_id, began_ns, len(body), slots)
+            return sent is not False
+
         try:
             if not self.pump(parcel, deadline, self._settings.stall_timeout):
                 raise RingFull("the channel's workers", timeout or 0.0)
             if self._endpoint.slot in slots:
                 self._endpoint.keep_body(parcel.message_id, body, event)
-            sent = self._room.with_up(
-                256,
-                deadline,
-                lambda: self._endpoint.send_large(row, row_generation, parcel.message_id, began_ns, len(body), slots),
-            )
-            if not sent:
+            if not self._room.with_up(256, deadline, send):
                 raise RingFull("the router", timeout or 0.0)
         finally:
             if not sent:
                 self._endpoint.drop_body(parcel.message_id)
-                self.abort(parcel)
-        return len(slots)
+                self.abort(parcel, whole=True)
+        return len(slots) if sent else None
 
     def pump(self, parcel: native.Parcel, deadline: float | None, patience: float | None) -> bool:
         """Put a parcel into its receivers' rings; False when the time is up.
@@ -166,9 +167,9 @@ class Sender:
                 return False
             if patience is not None:
                 for slot, _ in parcel.waiting:
-                    progress = parcel.progress(slot)
-                    if slot not in moved or moved[slot][0] != progress:
-                        moved[slot] = (progress, now)
+                    taken = self._endpoint.taken_by(slot)  # of this parcel or another: it takes
+                    if slot not in moved or moved[slot][0] != taken:
+                        moved[slot] = (taken, now)
                     elif now - moved[slot][1] >= patience and not parcel.give_up(slot):
                         self._aborts.append(parcel)
                 timeout = patience if timeout is None else min(timeout, patience)
@@ -177,9 +178,12 @@ class Sender:
                 return False
         return True
 
-    def abort(self, parcel: native.Parcel) -> None:
-        """Nothing more comes of this parcel; receivers that have no room to be told are told later."""
-        if not parcel.give_up():
+    def abort(self, parcel: native.Parcel, whole: bool = False) -> None:
+        """Nothing more comes of this parcel; receivers that have no room to be told are told later.
+
+        `whole`: nothing comes of it at all, so who has all of it already may drop it.
+        """
+        if not parcel.give_up(whole=whole):
             self._aborts.append(parcel)
 
     def flush_aborts(self) -> None:

@@ -14,7 +14,7 @@ from gevent import monkey
 from gevent.threadpool import ThreadPool
 
 import channels
-from channels.errors import MessageTooBig
+from channels.errors import MessageTooBig, RingFull
 from channels.worker import client as fabric
 from tests.cluster import Cluster, wait_until
 from tests.worker import kept
@@ -254,7 +254,7 @@ def expire_when(flag):
     sleep = monkey.get_original("time", "sleep")
     while not os.path.exists(flag):
         sleep(0.001)
-    fabric.current().endpoint.expire(10**10)
+    fabric.current().endpoint.expire(10**10, 10**10)
 
 
 def test_a_body_that_comes_while_the_old_ones_are_dropped_is_kept(tmp_path):
@@ -269,6 +269,54 @@ def test_a_body_that_comes_while_the_old_ones_are_dropped_is_kept(tmp_path):
         receiver.result()
         sender.run(release_orders)
         assert receiver.run(take_digest, "s") == (MIB // 8, digest(pattern(MIB // 8)), 0)
+
+
+def stand_still(seconds):
+    """Eight large messages at once; none of them may go on while the whole process computes."""
+    sent = [gevent.spawn(channels.channel_send, "room", pattern(MIB + i)) for i in range(8)]
+    gevent.sleep(0.05)
+    monkey.get_original("time", "sleep")(seconds)
+    gevent.joinall(sent)
+    return [each.value for each in sent]
+
+
+def test_a_receiver_is_not_given_up_because_its_sender_stood_still():
+    with Cluster(2, stall_timeout=0.2) as cluster:
+        cluster.workers[2].run(kept.open_subscription, "s", "room")
+        assert cluster.workers[1].run(stand_still, 0.5) == [1] * 8
+        assert sum(cluster.workers[2].run(take_digest, "s")[2] for _ in range(8)) == 0
+
+
+def send_without_a_place(name, size):
+    """The body is out, and the router has no room for the record that gives it its place."""
+    room = fabric.current().room
+    with_up, room.with_up = room.with_up, lambda *_: False
+    try:
+        with pytest.raises(RingFull):
+            channels.channel_send(name, bytes(size))
+    finally:
+        room.with_up = with_up
+
+
+def test_a_whole_body_of_a_send_that_failed_makes_room_for_the_next():
+    with Cluster(3, assembly_max=MIB) as cluster:
+        cluster.workers[1].run(kept.open_subscription, "s", "room")
+        cluster.workers[2].run(send_without_a_place, "room", MIB)
+        cluster.workers[3].run(kept.send, "room", bytes(MIB))
+        assert cluster.workers[1].run(kept.take, "s", 1) == [("room", bytes(MIB), 0)]
+
+
+def test_a_large_message_whose_row_changes_hands_meanwhile_goes_to_who_listens_now(plain):
+    plain.workers[2].run(kept.open_subscription, "s", "room")
+    plain.workers[1].run(hold_back_orders)
+    plain.workers[1].start(send_pattern, MIB // 8)
+    wait_until(lambda: plain.workers[1].run(held_back) == 1)
+    plain.workers[2].run(kept.call, "s", "close")
+    wait_until(lambda: plain.members("room") == [])
+    plain.workers[2].run(kept.open_subscription, "again", "room")
+    plain.workers[1].run(release_orders)
+    assert plain.workers[1].result() == 1
+    assert plain.workers[2].run(take_digest, "again") == (MIB // 8, digest(pattern(MIB // 8)), 0)
 
 
 def waiting_for_room(slot):
