@@ -6,8 +6,11 @@ Runs in: worker, router.
 from __future__ import annotations
 
 import array
+import logging
 import os
 import socket
+
+log = logging.getLogger("channels")
 
 HTTP = b"H"  # a connection with a request on it: bytes read so far
 CONTROL = b"C"  # a connection of `channels tail`, `send` or `alert`: its first line
@@ -50,10 +53,19 @@ def take(read_fd: int) -> tuple[bytes, bytes, int] | None:
     """(kind, data, descriptor) of the next connection, or None.  Never waits.
 
     Of what is no connection it drops BROKEN_AT_ONCE at most: whoever floods an inbox must not hold its reader.
+
+    Raises:
+        OSError: No descriptor is free for it: it stays where it is.
     """
     raw = _Raw(read_fd)
     try:
         for _ in range(BROKEN_AT_ONCE):
+            try:
+                os.close(os.dup(read_fd))  # the kernel throws away what it cannot install, unix(7)
+            except OSError:
+                if not _holds(raw):
+                    return None
+                raise
             try:
                 message, rights, flags, _ = raw.recvmsg(
                     MESSAGE_MAX + 64, _RIGHTS_SPACE, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
@@ -66,6 +78,8 @@ def take(read_fd: int) -> tuple[bytes, bytes, int] | None:
                     fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
             if message and len(fds) == 1 and not flags & socket.MSG_TRUNC:
                 return message[:1], message[1:], fds[0]
+            if not fds and flags & socket.MSG_CTRUNC:
+                log.error("a connection that was passed on is lost: no descriptor was free")
             for fd in fds:
                 os.close(fd)
             if not message:
@@ -73,3 +87,11 @@ def take(read_fd: int) -> tuple[bytes, bytes, int] | None:
         return None
     finally:
         raw.detach()
+
+
+def _holds(raw: _Raw) -> bool:
+    """Whether something waits to be taken."""
+    try:
+        return bool(raw.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+    except OSError:
+        return False

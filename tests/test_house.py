@@ -35,7 +35,6 @@ UNTESTED = {
     "channels/master/upgrade.py",
     "channels/worker/application.py",
     "channels/worker/control.py",
-    "channels/worker/inbox.py",
     "channels/worker/main.py",
     "channels/worker/serve.py",
 }

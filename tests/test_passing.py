@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from channels import passing
+from tests.limits import no_descriptor_free
 
 
 @pytest.fixture
@@ -68,6 +69,29 @@ def test_more_than_may_travel_is_refused_and_nothing_is_left_open(inbox: tuple[i
         found = passing.take(inbox[0])
         assert found is None
         assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_without_a_free_descriptor_connections_stay_where_they_are_in_order(inbox: tuple[int, int]) -> None:
+    ours, theirs = socket.socketpair()
+    for number in b"1", b"2":
+        assert passing.give(inbox[1], passing.HTTP, number, theirs.fileno())
+    theirs.close()
+    with no_descriptor_free():
+        for _ in range(3):
+            with pytest.raises(OSError, match="Too many open files"):
+                passing.take(inbox[0])
+    for number in b"1", b"2":
+        found = passing.take(inbox[0])
+        assert found is not None and found[:2] == (passing.HTTP, number)
+        with socket.socket(fileno=found[2]) as taken:
+            taken.sendall(number)
+        assert ours.recv(100) == number
+    ours.close()
+
+
+def test_without_a_free_descriptor_an_empty_inbox_is_none(inbox: tuple[int, int]) -> None:
+    with no_descriptor_free():
+        assert passing.take(inbox[0]) is None
 
 
 def test_a_message_without_a_descriptor_is_skipped(inbox: tuple[int, int]) -> None:

@@ -114,12 +114,15 @@ class RouterProcess:
 
     def _pass_on(self, slot: int) -> None:
         """Connections that were given to the dead worker and not taken yet go to another."""
-        for kind, data, fd in iter(lambda: passing.take(self.inboxes[slot].read), None):
-            for other in self.routing.router.live:
-                held, _, _, ready, _ = self.segment.slot(other)
-                if ready == held and passing.give(self.inboxes[other].write, kind, data, fd):
-                    break
-            os.close(fd)
+        try:
+            for kind, data, fd in iter(lambda: passing.take(self.inboxes[slot].read), None):
+                for other in self.routing.router.live:
+                    held, _, _, ready, _ = self.segment.slot(other)
+                    if ready == held and passing.give(self.inboxes[other].write, kind, data, fd):
+                        break
+                os.close(fd)
+        except OSError as error:
+            log.warning("connections given to worker=%d wait for its successor: %s", slot, error.strerror)
 
     def _wait_for_go(self) -> tuple[str, Spilled]:
         while True:

@@ -16,6 +16,7 @@ from channels import passing
 from channels.assignment import Inbox
 from channels.core import native
 from channels.worker.client import Client
+from channels.worker.http.bind import family_and_name
 from channels.worker.http.connection import Connection
 from channels.worker.http.head import Head
 from channels.worker.http.server import Server
@@ -149,8 +150,7 @@ def adopt(server: Server, data: bytes, fd: int) -> None:
     line, _, read = data.partition(b"\n")
     host, _, port = line.decode("latin-1").partition(" ")
     try:
-        with socket.socket(fileno=os.dup(fd)) as looked:
-            unix = looked.family == socket.AF_UNIX
+        unix = family_and_name(fd)[0] == socket.AF_UNIX
         server.adopt(fd, read, "" if unix else (host, int(port or 0)))
     except (OSError, ValueError) as error:
         log.warning("a connection that was passed on cannot be taken: %s", error)

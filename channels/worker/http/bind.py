@@ -58,6 +58,15 @@ def plain(listener: Any) -> _socket.socket:
     return found
 
 
+def family_and_name(fd: int) -> tuple[int, Any]:
+    """Of a socket of which only the descriptor is known; takes no further one.  Raises OSError."""
+    looked = _socket.socket(-1, -1, -1, fd)
+    try:
+        return looked.family, looked.getsockname()
+    finally:
+        looked.detach()
+
+
 def tune(listener: _socket.socket, patience: float) -> None:
     """What its connections inherit (tcp(7)): no delay, and the end of those whose client vanished without a word.
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import _socket
 import errno
 import logging
-import os
 import socket
 import sys
 from collections.abc import Iterable
@@ -23,7 +22,7 @@ from greenlet import getcurrent
 
 from channels.worker.http.accept import DESCRIPTORS_PAUSE, AcceptPolicy
 from channels.worker.http.accesslog import AccessLog
-from channels.worker.http.bind import listening, plain, tune
+from channels.worker.http.bind import family_and_name, listening, plain, tune
 from channels.worker.http.clock import Clock
 from channels.worker.http.config import HttpConfig
 from channels.worker.http.connection import Connection
@@ -277,8 +276,7 @@ class Server:
         """The one that a connection came in by."""
         if len(self.listeners) == 1:
             return self.listeners[0]
-        with socket.socket(fileno=os.dup(fd)) as looked:
-            where = looked.getsockname()
+        where = family_and_name(fd)[1]
         here = [(listener, listener.where) for listener in self.listeners]
         alike = [listener for listener, own in here if isinstance(own, tuple) == isinstance(where, tuple)]
         same = [listener for listener, own in here if isinstance(own, tuple) and own[1] == where[1]]

@@ -8,7 +8,7 @@ from pathlib import Path
 import gevent.socket
 import pytest
 
-from channels.worker.http.bind import listening, plain, tune
+from channels.worker.http.bind import family_and_name, listening, plain, tune
 from tests.worker.http.running import Running, hello
 
 
@@ -63,3 +63,11 @@ def test_connections_inherit_how_those_who_vanish_are_found() -> None:
             assert [accepted.getsockopt(socket.IPPROTO_TCP, option) for option in tcp] == [1, 2500, 60, 10]
             assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
     listener.close()
+
+
+def test_a_descriptor_says_what_it_is_and_stays_open() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        for _ in range(2):
+            assert family_and_name(listener.fileno()) == (socket.AF_INET, listener.getsockname())
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        family_and_name(10**6)
