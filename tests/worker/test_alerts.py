@@ -183,6 +183,18 @@ def test_a_dead_workers_pid_and_number_are_worker_gone(plain):
     assert successor.run(hear, 1) == [("hello", b"for the successor", plain.workers[1].pid)]
 
 
+def test_who_waits_for_room_in_the_ring_of_somebody_who_dies_is_told_that_it_is_gone(plain):
+    one, two = plain.workers.values()
+    two.signal(signal.SIGSTOP)
+    one.run(send_until_full, two.pid)
+    one.start(send, two.pid, "x", b"waits", timeout=60)
+    wait_until(lambda: one.run(waiting_for, two.slot) == 1)
+    plain.kill(two.slot)
+    with pytest.raises(WorkerGone):
+        one.result()
+    assert one.run(waiting_for, two.slot) == 0
+
+
 @pytest.mark.parametrize("size", [0, 1, 4000, 5000, 16_384, MIB, 64 * MIB])
 def test_alerts_of_any_size_arrive_whole(plain, size):
     one, two = plain.workers.values()

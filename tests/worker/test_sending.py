@@ -195,6 +195,20 @@ def test_a_receiver_that_takes_nothing_of_a_large_message_misses_it_and_is_told(
         assert cluster.workers[2].run(kept.take, "s", 1) == [("room", b"next", 1)]
 
 
+def test_a_large_message_that_waits_for_the_ring_of_somebody_who_dies_reaches_the_others():
+    with Cluster(3, stall_timeout=60, send_timeout=60) as cluster:
+        for slot in (2, 3):
+            cluster.workers[slot].run(kept.open_subscription, "s", "room")
+        cluster.workers[2].signal(signal.SIGSTOP)
+        cluster.workers[1].start(send_pattern, MIB)
+        wait_until(lambda: cluster.workers[1].run(waiting_for_room, 2) == 1)
+        cluster.kill(2)
+        assert cluster.workers[1].result() == 2
+        cluster.workers[1].run(kept.send, "room", b"next")
+        assert cluster.workers[3].run(take_digest, "s") == (MIB, digest(pattern(MIB)), 0)
+        assert cluster.workers[3].run(kept.take, "s", 1) == [("room", b"next", 0)]
+
+
 def test_a_large_message_sent_before_a_worker_joined_is_not_among_what_it_missed(plain):
     plain.add()
     plain.workers[2].run(kept.open_subscription, "s", "room")
