@@ -217,6 +217,7 @@ cdef extern from "endpoint.h" nogil:
     void endpoint_peer_here(endpoint *self, uint32_t slot)
     void endpoint_peer_gone(endpoint *self, uint32_t slot)
     void endpoint_rescan(endpoint *self)
+    void endpoint_report_again(endpoint *self)
     c_bool endpoint_something(const endpoint *self)
     c_bool endpoint_look(const endpoint *self, uint64_t spin_ns)
     c_bool endpoint_sleep(endpoint *self)

@@ -51,7 +51,7 @@ static void open_direct(struct endpoint *self, uint32_t peer) {
     const struct segment *segment = self->segment;
     struct incoming *in = &self->in[peer];
     struct producer_line *theirs = segment_direct_tail(segment, peer, self->slot);
-    uint64_t tail = atomic_load_explicit(&theirs->tail, memory_order_acquire) & ~(uint64_t)(RECORD_ALIGN - 1);
+    uint64_t tail = ring_place(atomic_load_explicit(&theirs->tail, memory_order_acquire));
     in->ring = (struct ring_in){.data = segment_direct_data(segment, peer, self->slot),
                                 .capacity = segment->at.direct_bytes,
                                 .head = tail,
@@ -123,6 +123,11 @@ void endpoint_report(struct endpoint *self, uint32_t peer) {
     count(&self->control->count.broken_rings);
 }
 
+void endpoint_report_again(struct endpoint *self) {
+    for (uint32_t i = 0; i < self->peer_count; i++)
+        self->in[self->peers[i]].reported = false;
+}
+
 /* ---- to a peer ---- */
 
 struct outgoing *endpoint_peer(struct endpoint *self, uint32_t slot, uint64_t generation) {
@@ -136,6 +141,7 @@ struct outgoing *endpoint_peer(struct endpoint *self, uint32_t slot, uint64_t ge
         peer->bell.answered = 0;
         peer->ring.broken = false;
         (void)ring_refresh_head(&peer->ring);
+        peer->ring.broken = false; /* it may not have come to where we began */
     }
     return peer;
 }
@@ -144,8 +150,10 @@ int endpoint_put(struct endpoint *self, struct outgoing *peer, const struct reco
                  const void *body) {
     struct record *place;
     enum ring_status status = ring_claim(&peer->ring, header->length, &place);
-    if (status != RING_OK)
+    if (status != RING_OK) {
+        peer->ring.broken = false; /* the next one looks again */
         return status;
+    }
     *place = *header;
     place->source = self->id;
     place->destination = WORKER_ID(peer - self->out, peer->generation);
@@ -192,11 +200,15 @@ int endpoint_next_direct(struct endpoint *self, uint32_t peer, struct record *he
         }
         if (status == RING_BROKEN) {
             uint64_t now = segment_generation(self->segment, peer);
-            if (now != in->generation && (now & 1) != 0 && ring_in_restart(&in->ring, now) == RING_OK) {
-                in->generation = now;
-                in->room.answered = 0;
-                in->reported = false;
-                continue;
+            if (now != in->generation && (now & 1) != 0) { /* nothing of that one has been read */
+                if (ring_in_restart(&in->ring, now) == RING_OK) {
+                    in->generation = now;
+                    in->room.answered = 0;
+                    in->reported = false;
+                    continue;
+                }
+                if (!segment_attached(self->segment, peer, now))
+                    return RING_BROKEN; /* a predecessor's work; the router says when its successor is there */
             }
             ring_release(&in->ring); /* the router judges what stands at the head that it can see */
             endpoint_report(self, peer);

@@ -93,6 +93,8 @@ static inline int endpoint_message(struct endpoint *self, uint32_t row, uint32_t
 }
 /* The rules were broken on the direct ring from this peer. */
 void endpoint_report(struct endpoint *self, uint32_t peer);
+/* What is broken still is reported once more: the router may not have believed it yet. */
+void endpoint_report_again(struct endpoint *self);
 
 /* ---- to a peer ---- */
 

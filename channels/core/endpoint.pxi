@@ -285,6 +285,7 @@ cdef class Endpoint:
         self.here()
         if self.assembling > self.assembly_max // 2:
             age_ns = pressed_age_ns
+        endpoint_report_again(&self.c)
         poll(self, 1 << 20)
         now = router_clock_ns(CLOCK_MONOTONIC)  # after it: a body that came whole just now is not older than this
         for key, assembly in list(self.assemblies.items()):

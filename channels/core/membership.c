@@ -7,6 +7,7 @@
 #include "fanout.h"
 
 #define EVICT_LOOKS 4096u
+#define ACCUSE_NS 60000000000ull
 #define RESERVE 8u /* one in so many rows is kept for workers that have made less than their share (H43) */
 
 static void note_row(struct router *self, uint32_t row) {
@@ -196,27 +197,33 @@ static void leave(struct router *self, uint32_t slot, const uint8_t *name, size_
     membership_end(self, slot, row);
 }
 
-/* Is the ring that a worker complains of broken indeed?  The word of one worker alone must not end another. */
+/* Is the ring that a worker complains of broken indeed, and by the generation that is there now?  The word of one
+ * worker alone must not end another. */
 static bool direct_is_broken(const struct router *self, uint32_t from, uint32_t to) {
     struct producer_line *tail = segment_direct_tail(self->segment, from, to);
     struct ring_in ring = {.data = segment_direct_data(self->segment, from, to),
                            .capacity = self->segment->at.direct_bytes,
                            .theirs = tail};
-    ring.head = ring.tail_seen =
-        atomic_load_explicit(&segment_direct_head(self->segment, from, to)->head, memory_order_acquire);
+    ring.head = atomic_load_explicit(&segment_direct_head(self->segment, from, to)->head, memory_order_acquire);
     if (ring.head % RECORD_ALIGN != 0)
         return false;
+    /* It is attached, so it has said where it began; what stands before that place is a predecessor's. */
+    uint64_t now = self->lane[from].generation;
+    if (atomic_load_explicit(&tail->start_generation, memory_order_acquire) != now)
+        return true;
+    uint64_t begun = shared_load(&tail->start);
+    if (begun % RECORD_ALIGN != 0)
+        return true;
+    if (ring.head < begun)
+        ring.head = begun;
+    ring.tail_seen = ring.head;
     struct record header;
     const uint8_t *body;
     enum ring_status status = ring_peek(&ring, &header, &body);
     if (status != RING_OK)
         return status == RING_BROKEN;
-    /* What stands before the place where this generation began is a predecessor's. */
-    uint64_t now = self->lane[from].generation, begun = shared_load(&tail->start);
-    bool predates = shared_load(&tail->start_generation) != now || ring.head < begun;
-    return WORKER_SLOT(header.source) != from || header.type < RECORD_ALERT || header.type >= RECORD_TYPES ||
-           (header.flags & ~FLAGS_KNOWN) != 0 || header.name_length > header.length - sizeof header ||
-           (!predates && WORKER_GENERATION(header.source) != now);
+    return header.source != WORKER_ID(from, now) || header.type < RECORD_ALERT || header.type >= RECORD_TYPES ||
+           (header.flags & ~FLAGS_KNOWN) != 0 || header.name_length > header.length - sizeof header;
 }
 
 static void report(struct router *self, uint32_t slot, worker_id accused) {
@@ -227,12 +234,14 @@ static void report(struct router *self, uint32_t slot, worker_id accused) {
     if (self->lane[other].quarantined || !direct_is_broken(self, other, slot))
         return;
     /* Where its reader stands is the reader's word: in the middle of a record anyone finds garbage.  So accusations of
-     * one slot are believed, which may well do it again in its next life; whoever accuses a second slot is the likelier
-     * cause itself. */
-    uint32_t *accused_before = &self->conduct[slot].accused;
-    if (*accused_before == 0)
-        *accused_before = other;
-    router_quarantine(self, *accused_before == other ? other : slot, BROKEN_DIRECT);
+     * one slot are believed, which may well do it again in its next life, and of another one when a while has passed:
+     * who lies ends few, and who has met two that wrote garbage is not ended for it. */
+    struct conduct *accuser = &self->conduct[slot];
+    if (accuser->accused != 0 && accuser->accused != other && self->now_ns - accuser->accused_ns < ACCUSE_NS)
+        return;
+    accuser->accused = other;
+    accuser->accused_ns = self->now_ns;
+    router_quarantine(self, other, BROKEN_DIRECT);
 }
 
 /* One record that is not a message.  False: it stays first in its ring, an event says why. */

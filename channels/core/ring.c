@@ -3,6 +3,8 @@
 
 static bool is_cursor(uint64_t position) { return position % RECORD_ALIGN == 0; }
 
+uint64_t ring_place(uint64_t position) { return position >> 62 == 3 ? 0 : position & ~(uint64_t)(RECORD_ALIGN - 1); }
+
 enum ring_status ring_refresh_head(struct ring_out *self) {
     if (self->broken)
         return RING_BROKEN;
@@ -30,9 +32,10 @@ enum ring_status ring_refresh_tail(struct ring_in *self) {
 void ring_out_adopt(struct ring_out *self, uint64_t generation) {
     uint64_t tail = atomic_load_explicit(&self->mine->tail, memory_order_relaxed);
     uint64_t head = atomic_load_explicit(&self->theirs->head, memory_order_acquire);
-    if (head > tail || tail - head > self->capacity || !is_cursor(tail) || !is_cursor(head)) {
-        /* Beyond all that the consumer can have taken for readable: it has checked every tail against its head. */
-        tail = (head & ~(uint64_t)(RECORD_ALIGN - 1)) + 2 * self->capacity;
+    if (head > tail || tail - head > self->capacity || ring_place(tail) != tail || ring_place(head) != head) {
+        /* Beyond all that the consumer can have taken for readable: it has checked every tail against its head; one
+         * that began with a spoilt tail of our predecessor's comes to where we begin, wherever that is. */
+        tail = ring_place(head) + 2 * self->capacity;
         head = tail;
     }
     self->tail = self->published = tail;
@@ -47,7 +50,7 @@ enum ring_status ring_in_restart(struct ring_in *self, uint64_t generation) {
     if (atomic_load_explicit(&self->theirs->start_generation, memory_order_acquire) != generation)
         return RING_EMPTY; /* the new producer is not there yet */
     uint64_t start = atomic_load_explicit(&self->theirs->start, memory_order_relaxed);
-    if (start <= self->head || !is_cursor(start))
+    if (!is_cursor(start))
         return RING_BROKEN;
     self->head = self->tail_seen = start;
     self->broken = false;

@@ -137,10 +137,13 @@ static inline void ring_release(struct ring_in *self) {
     atomic_store_explicit(&self->mine->head, self->head, memory_order_release);
 }
 
+/* Where one may begin who finds this cursor: nobody has come so far that positions wrap (docs/hazards.md, H50). */
+uint64_t ring_place(uint64_t position);
 /* A producer that takes over cursors which its predecessor in the slot may have spoilt. */
 void ring_out_adopt(struct ring_out *self, uint64_t generation);
-/* A consumer that found its ring broken: go to where `generation` of the producer began.  RING_EMPTY: that one is not
- * there yet.  RING_BROKEN: what is broken is not behind that place, so it is that generation's own work. */
+/* A consumer that found its ring broken, and has read nothing of `generation`: go to where that one of the producer
+ * began, be it before the place where the consumer stands.  RING_EMPTY: it is not there yet.  RING_BROKEN: it cannot
+ * have begun where it says. */
 enum ring_status ring_in_restart(struct ring_in *self, uint64_t generation);
 
 #endif

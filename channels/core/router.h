@@ -61,8 +61,9 @@ struct lane { /* the router's private side of one slot */
 
 /* What a slot's generation has done; not in its lane, whose size decides what finding one costs for each message. */
 struct conduct {
-    uint32_t made;    /* rows in use that it asked for */
-    uint32_t accused; /* the slot that it was believed to have been harmed by; 0: none */
+    uint32_t made;       /* rows in use that it asked for */
+    uint32_t accused;    /* the slot that it was believed to have been harmed by; 0: none */
+    uint64_t accused_ns; /* when */
 };
 
 struct row_shadow {

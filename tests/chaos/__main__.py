@@ -85,6 +85,13 @@ PARTS = (
         400,
     ),
     Part(
+        "garbage",
+        "live workers that write garbage",
+        ("tests.chaos.garbage",),
+        ("tests.chaos.garbage", "--times", "9"),
+        300,
+    ),
+    Part(
         "T7, T8",
         "sanitizers; instruction counts",
         _pytest("tests/core/test_driver.py", "tests/core/test_instructions.py"),
