@@ -10,6 +10,7 @@ import mmap
 import os
 import re
 import signal
+import struct
 from collections.abc import Iterator
 
 import pytest
@@ -133,3 +134,72 @@ def test_a_file_that_is_not_sealed_is_refused() -> None:
     with pytest.raises(SegmentError, match="not a channels"):
         native.Segment.attach(fd)
     os.close(fd)
+
+
+HEADER = struct.Struct("<QIIQQ16s")  # magic, major, minor, the layout's hash, epoch, key; the geometry follows
+GEOMETRY = struct.Struct("<10I17Q")
+
+
+def sealed(data: bytes, size: int) -> int:
+    fd = os.memfd_create("channels", os.MFD_ALLOW_SEALING)
+    os.ftruncate(fd, size)
+    os.pwrite(fd, data, 0)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+    return fd
+
+
+def refusal(data: bytes, size: int) -> str:
+    """What is said to a segment with this header; "" when it is taken."""
+    fd = sealed(data, size)
+    try:
+        native.Segment.attach(fd).close()
+        return ""
+    except SegmentError as error:
+        return str(error)
+    finally:
+        os.close(fd)
+
+
+@pytest.fixture
+def header(segment: native.Segment) -> bytes:
+    """Of a segment that is taken."""
+    found = os.pread(segment.fd, HEADER.size + GEOMETRY.size, 0)
+    assert HEADER.unpack_from(found)[3] == native.layout_id
+    assert GEOMETRY.unpack_from(found, HEADER.size)[-1] == segment.size
+    assert refusal(found, segment.size) == ""
+    return found
+
+
+@pytest.mark.parametrize(
+    ("field", "said"),
+    [(0, "not a channels segment"), (1, "another layout"), (3, "another layout")],
+    ids=["magic", "major", "hash"],
+)
+def test_a_segment_of_another_make_is_refused_by_name(
+    segment: native.Segment, header: bytes, field: int, said: str
+) -> None:
+    for bit in range(32 if field == 1 else 64):
+        values = list(HEADER.unpack_from(header))
+        values[field] ^= 1 << bit
+        assert said in refusal(HEADER.pack(*values) + header[HEADER.size :], segment.size)
+
+
+def test_a_segment_whose_parts_lie_elsewhere_is_refused(segment: native.Segment, header: bytes) -> None:
+    geometry = GEOMETRY.unpack_from(header, HEADER.size)
+    for field, right in enumerate(geometry):
+        for wrong in {0, right - 1, right + 1, right * 2, right ^ 1 << 31, (1 << 32) - 1} - {right, -1}:
+            values = [*geometry[:field], wrong, *geometry[field + 1 :]]
+            made = header[: HEADER.size] + GEOMETRY.pack(*values)
+            assert "not a channels segment" in refusal(made, segment.size), (field, wrong)
+
+
+@pytest.mark.parametrize("more", [-4096, 4096])
+def test_a_segment_of_another_size_than_its_header_says_is_refused(
+    segment: native.Segment, header: bytes, more: int
+) -> None:
+    assert "not a channels segment" in refusal(header, segment.size + more)
+
+
+def test_a_file_that_is_shorter_than_a_header_is_refused(header: bytes) -> None:
+    for size in (0, 1, len(header) - 1):
+        assert "not a channels segment" in refusal(header[:size], size)

@@ -64,7 +64,10 @@ def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
     if path == "/stream":
         return stream(start_response, given.get("channel", "news"))
     if path == "/send":
-        return answer(start_response, str(channels.channel_send(given["channel"], given["data"].encode())))
+        while "when" in given and not Path(given["when"]).exists():
+            time.sleep(0.01)
+        data = given["data"] + (f"@{os.getpid()}" if "signed" in given else "")
+        return answer(start_response, str(channels.channel_send(given["channel"], data.encode())))
     if path == "/env":
         return answer(start_response, os.environ.get(given["name"], "-"))
     if path == "/ids":

@@ -6,7 +6,6 @@ import http.client
 import socket
 import tempfile
 import threading
-import time
 from pathlib import Path
 from typing import Any, Callable
 
@@ -75,14 +74,13 @@ def get(address: tuple[str, int], path: str, timeout: float = DEADLINE) -> tuple
 
 
 class Load:
-    """Short requests one after the other from several threads, until it is stopped; what failed, and the pauses."""
+    """Short requests one after the other from several threads, until it is stopped; what failed."""
 
     def __init__(self, address: tuple[str, int], path: str = "/pid", threads: int = 3) -> None:
         self.address = address
         self.path = path
         self.failures: list[str] = []
         self.bodies: list[bytes] = []
-        self.times: list[float] = []
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(threads)]
         for thread in self._threads:
@@ -94,7 +92,6 @@ class Load:
                 status, body = get(self.address, self.path)
                 if status == 200:
                     self.bodies.append(body)
-                    self.times.append(time.monotonic())
                 else:
                     self.failures.append(f"status {status}")
             except (OSError, http.client.HTTPException) as error:
@@ -105,16 +102,44 @@ class Load:
         for thread in self._threads:
             thread.join(DEADLINE)
 
-    def longest_pause(self) -> float:
-        """Seconds between two successes."""
-        times = sorted(self.times)
-        return max((after - before for before, after in zip(times, times[1:])), default=0.0)
-
     def __enter__(self) -> Load:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+class Numbers:
+    """0@PID, 1@PID ... of the worker that sent it, each when the one before was answered, until it is stopped."""
+
+    def __init__(self, server: Server, channel: str) -> None:
+        self.sent = 0  # how many were answered
+        self.answers: set[bytes] = set()  # how many workers listened
+        self.failures: list[str] = []
+        self._where = server.address, f"/send?channel={channel}&signed=1&data="
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        address, path = self._where
+        while not self._stop.is_set() and not self.failures:
+            try:
+                status, body = get(address, f"{path}{self.sent}")
+            except (OSError, http.client.HTTPException) as error:
+                self.failures.append(repr(error))
+                return
+            if status != 200:
+                self.failures.append(f"status {status}")
+            self.answers.add(body)
+            self.sent += 1
+
+    def __enter__(self) -> Numbers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(DEADLINE)
 
 
 def is_free(address: tuple[str, int]) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.server import Server
-from tests.system.clients import Load, Stream, get, in_flight, is_gone
+from tests.system.clients import InBackground, Load, Numbers, Stream, get, in_flight, is_gone
 
 APP = "tests.system.app:app"
 
@@ -55,6 +55,21 @@ def stream_of(server: Server, workers: set[int]) -> Stream | None:
     return stream if stream.pid in workers else stream.close()
 
 
+def heard(lines: list[str]) -> tuple[int, int]:
+    """The first and the last number of a stream, in which none is missing or twice and each worker's stand in order.
+
+    Two workers' that were sent one after the other may be heard the other way round, at its ends, too.
+    """
+    said = [(int(number), pid) for number, _, pid in (line.partition("@") for line in lines)]
+    for sender in {pid for _, pid in said}:
+        own = [number for number, pid in said if pid == sender]
+        assert own == sorted(own)
+    numbers = sorted(number for number, _ in said)
+    inner = numbers[2:-2]
+    assert len(set(numbers)) == len(numbers) and inner == list(range(inner[0], inner[-1] + 1))
+    return inner[0], inner[-1]
+
+
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
     (tmp_path / "channels.conf.py").write_text(FAULTS)
@@ -66,17 +81,19 @@ def test_an_upgrade_serves_the_new_code_and_loses_no_request_and_no_message(plac
     pidfile = place / "pid"
     with Server(APP, "--pid", str(pidfile), workers=2, directory=place) as server:
         old, address = server.pid, server.address
-        stream = Stream(server, "/stream?channel=talk")
+        stream = InBackground(Stream(server, "/stream?channel=talk").rest)
         slow = in_flight(server, "/slow?s=1")
-        with Load(address, "/version") as load:
+        with Load(address, "/version") as load, Numbers(server, "talk") as numbers:
             (place / "version").write_text("two")
+            before = server.wait(lambda: numbers.sent)
             server.send_signal(signal.SIGUSR2)
             server.wait(lambda: b"two" in load.bodies)
             assert server.process.wait(30) == 0
             server.wait(lambda: not pidfile.with_name("pid.oldbin").exists())
         new = int(pidfile.read_text())
-        assert load.failures == [] and slow.result()[0] == 200
-        assert stream.rest() == []
+        assert load.failures == numbers.failures == [] and slow.result()[0] == 200
+        first, last = heard(stream.result())
+        assert first == 2 and before - 3 <= last < numbers.sent
         assert masters(server) == [old, new] and old != new
         assert get(address, "/version")[1] == b"two"
         os.kill(new, signal.SIGTERM)
@@ -85,22 +102,34 @@ def test_an_upgrade_serves_the_new_code_and_loses_no_request_and_no_message(plac
 
 
 def test_old_and_new_workers_talk_on_the_same_channels_meanwhile(place: Path) -> None:
-    with Server(APP, "--drain-spread", "1", workers=1, directory=place) as server:
-        streams = [Stream(server, "/stream?channel=talk") for _ in range(4)]
-        server.get("/send?channel=talk&data=before")
-        old = server.pid
+    """Whoever hears a new worker's stream before the old one's ends has missed nothing, and heard nothing twice."""
+    with Server(APP, "--drain-spread", "2", workers=1, directory=place) as server, Numbers(server, "talk") as numbers:
+        old, early = server.pid, set(server.workers.values())
+        streams = [InBackground(Stream(server, "/stream?channel=talk").rest) for _ in range(4)]
+        from_old = in_flight(server, f"/send?channel=talk&data=from-old&when={place / 'both'}")
+        began = numbers.sent
+        server.wait(lambda: numbers.sent > began + 20)
+        numbers.answers.clear()
         server.send_signal(signal.SIGUSR2)
         server.wait(lambda: len(masters(server)) == 2)
-        # From the first new worker on, until the last old stream ends.
         server.wait(lambda: len(re.findall(r"worker=\d+ gen=\d+ pid=\d+ ready", server.log)) == 2)
-        new = masters(server)[1]
-        (late,) = {pid for pid in server.workers.values()} - {streams[0].pid}
-        assert late != streams[0].pid
-        lines = [stream.rest() for stream in streams]
-        assert all(line[:1] == ["before"] for line in lines)
+        late = server.wait(lambda: stream_of(server, set(server.workers.values()) - early))
+        stream = InBackground(lambda: list(iter(late.line, "end")))
+        (place / "both").touch()
+        assert from_old.result() == (200, b"2")
+        old_lines = [each.result() for each in streams]
         server.wait(lambda: is_gone(old))
-        os.kill(new, signal.SIGTERM)
-        server.wait(lambda: is_gone(new))
+        over = numbers.sent
+        server.wait(lambda: numbers.sent > over + 20)
+        server.get("/send?channel=talk&data=end")
+        new_lines = stream.result()
+        assert numbers.failures == [] and numbers.answers == {b"1", b"2"}
+        assert new_lines.count("from-old") == 1 and "from-old" in old_lines[-1]
+        old_ends = [heard([line for line in lines if line != "from-old"]) for lines in old_lines]
+        new_first, new_last = heard([line for line in new_lines if line != "from-old"])
+        assert new_first < old_ends[-1][1] and new_last > over + 10
+        os.kill(masters(server)[1], signal.SIGTERM)
+        server.wait(lambda: is_gone(masters(server)[1]))
 
 
 @pytest.mark.parametrize(
@@ -214,6 +243,34 @@ def test_another_layout_gets_a_segment_of_its_own_and_serves(place: Path) -> Non
             server.wait(lambda: is_gone(old))
             new = masters(server)[-1]
         assert load.failures == [] and new != old
+        assert get(server.address, "/send?channel=x&data=y") == (200, b"0")
+        os.kill(new, signal.SIGTERM)
+        server.wait(lambda: is_gone(new))
+
+
+OTHER_HASH = """
+import json, os
+from channels.core import native
+if "CHANNELS_UPGRADE" in os.environ:
+    _segment = json.loads(os.environ["CHANNELS_UPGRADE"])["segment"]
+    if int.from_bytes(os.pread(_segment, 8, 16), "little") != native.layout_id:
+        raise RuntimeError("the layout's hash does not stand there")
+    os.pwrite(_segment, b"no hash!", 16)
+"""
+
+
+def test_a_layout_of_the_same_size_with_another_hash_is_not_mapped(place: Path) -> None:
+    """The new master finds the segment as one that was made by a version with other structs."""
+    with Server(APP, "--drain-spread", "0.1", workers=1, directory=place) as server:
+        old = server.pid
+        stream = Stream(server, "/stream?channel=x")
+        (place / "channels.conf.py").write_text(OTHER_HASH)
+        with Load(server.address, "/version", threads=1) as load:
+            server.send_signal(signal.SIGUSR2)
+            server.wait_log("upgrade: this segment was made by a version with another layout")
+            server.wait(lambda: is_gone(old))
+            new = masters(server)[-1]
+        assert load.failures == [] and new != old and stream.rest() == []
         assert get(server.address, "/send?channel=x&data=y") == (200, b"0")
         os.kill(new, signal.SIGTERM)
         server.wait(lambda: is_gone(new))
