@@ -329,8 +329,8 @@ class WebSocket:
 
     def beat(self) -> None:
         """Nothing came for a whole period: ask; nothing came since: it is gone."""
-        if len(self._queue) >= self._queue_max:
-            return  # the application is behind: an answer would not be read either
+        if not self._transport.reading:
+            return  # the application, or the client, is behind: an answer would not be read either
         if self.closed or self._pinged:
             self._transport.abort()
             return

@@ -161,6 +161,37 @@ def test_messages_beyond_the_queue_stay_in_the_kernel(peer: Peer) -> None:
     assert [peer.ws.receive(timeout=10) for _ in range(100)] == [str(number) for number in range(100)]
 
 
+def fill(peer: Peer) -> int:
+    """Messages of 64 KB, fewer than a queue holds, until the other side reads no more; how many."""
+    sent = 0
+    while peer.ws._transport.reading:
+        peer.say("x" * 65536)
+        sent += 1
+        gevent.sleep(0.001)
+    assert len(peer.ws._queue) < peer.ws._queue_max
+    return sent
+
+
+def test_a_client_whose_messages_the_application_has_not_taken_yet_is_not_taken_for_gone(peer: Peer) -> None:
+    sent = fill(peer)
+    for _ in range(3):
+        peer.ws.beat()
+    gevent.sleep(0.01)
+    assert not peer.ws.closed
+    assert [peer.ws.receive(timeout=10) for _ in range(sent)] == ["x" * 65536] * sent
+
+
+def test_a_client_that_is_read_and_answers_no_ping_is_taken_for_gone(peer: Peer) -> None:
+    fill(peer)
+    while peer.ws.receive(timeout=0.01):
+        pass
+    peer.ws.beat()
+    assert not peer.ws.closed
+    peer.ws.beat()
+    gevent.sleep(0.01)
+    assert peer.ws.close_code == 1006
+
+
 def test_leaving_ends_the_forwarding(peer: Peer) -> None:
     peer.ws.join("a", "b")
     channels.publish("a", "one")
