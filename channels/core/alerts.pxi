@@ -77,7 +77,7 @@ cdef class AlertQueue:
     def run(self, int budget, finish):
         """Call the handler for up to `budget` alerts, in the running greenlet; returns how many are left.
 
-        `finish(result, error)` is called after each that was a call or failed, while its context stands.
+        `finish(result, error)` is called after each that was a call or failed, while its context stands; it may raise.
         """
         cdef alert_entry *entry
         cdef object data, result
@@ -94,7 +94,7 @@ cdef class AlertQueue:
             self.handling = True
             try:
                 result = self.handler(data)
-            except Exception as error:
+            except BaseException as error:
                 finish(None, error)
             else:
                 if self.flags & FLAG_CALL and not answer_at_once(self, result):

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Callable
 
 import gevent
-from greenlet import getcurrent
+from greenlet import GreenletExit, getcurrent
 
 from channels.core import native
 from channels.errors import CallTimeout, MessageTooBig, RemoteError, RingFull, WorkerGone
@@ -25,6 +25,7 @@ log = logging.getLogger("channels")
 Handler = Callable[[bytes], Any]
 
 RUN_AT_ONCE = 512  # alerts that one handler takes before other greenlets get their turn
+ENDS = (GreenletExit, SystemExit, KeyboardInterrupt)  # what ends a greenlet, or the process, whoever raised it
 
 
 class _Receiver:
@@ -40,28 +41,41 @@ class _Receiver:
             box.client.endpoint, name, settings.alert_queue_length, settings.alert_queue_bytes
         )
         self.queue.handler = handler
-        self.greenlet = gevent.spawn(self._run_in_order if ordered else self._run_apart)
+        self.greenlet = gevent.spawn(self._run)
+        self.greenlet.rawlink(self._ended)
 
-    def _run_in_order(self) -> None:
+    def _run(self) -> None:
         queue = self.queue
+        step = self._run_in_order if self.ordered else self._run_apart
         queue.enter(getcurrent())
         try:
             while not queue.closed:
-                if queue.run(RUN_AT_ONCE, self._finish):
-                    gevent.sleep(0)
-                else:
-                    self._wait()
+                try:
+                    step()
+                except ENDS:
+                    raise
+                except BaseException:  # such as a Timeout that a handler had started and left behind
+                    log.exception("alert=%s", self._shown)
         finally:
             queue.leave(getcurrent())
 
+    def _ended(self, _: Any) -> None:
+        """The greenlet was killed: nobody may wait for what it would have handled.  In the hub."""
+        if not self.queue.closed:
+            self.box.drop(self)
+
+    def _run_in_order(self) -> None:
+        if self.queue.run(RUN_AT_ONCE, self._finish):
+            gevent.sleep(0)
+        else:
+            self._wait()
+
     def _run_apart(self) -> None:
-        queue = self.queue
-        while not queue.closed:
-            alert = queue.take()
-            if alert is None:
-                self._wait()
-            else:
-                gevent.spawn(self._handle, *alert)
+        alert = self.queue.take()
+        if alert is None:
+            self._wait()
+        else:
+            gevent.spawn(self._handle, *alert)
 
     def _wait(self) -> None:
         queue = self.queue
@@ -78,31 +92,41 @@ class _Receiver:
         endpoint = self.box.client.endpoint
         context.enter(endpoint, getcurrent())
         try:
-            result, error = None, None
+            result: Any = None
+            error: BaseException | None = None
             try:
                 result = self.handler(data)
-            except Exception as caught:
+            except BaseException as caught:
                 error = caught
             self._settle(source, correlation, result, error)
         finally:
             context.leave(endpoint, getcurrent())
 
-    def _finish(self, result: Any, error: Exception | None) -> None:
+    def _finish(self, result: Any, error: BaseException | None) -> None:
         handled = self.queue.context
         assert handled is not None  # called while the handler's alert stands
         source, correlation, _ = handled
         self._settle(source, correlation, result, error)
 
-    def _settle(self, source: int, correlation: int | None, result: Any, error: Exception | None) -> None:
+    def _settle(self, source: int, correlation: int | None, result: Any, error: BaseException | None) -> None:
+        """Answer whoever called.  Raises what a handler must not keep from its greenlet, and nothing else."""
         if error is None and result is not None:
             try:
                 result = memoryview(result).tobytes()
             except TypeError:
                 error = TypeError(f"a handler returns bytes or None, not {type(result).__name__}")
-        if error is not None:
-            log.error("alert=%s handler failed", self.name.decode(errors="replace"), exc_info=error)
+            except Exception as caught:  # a view that was released, no memory
+                error = caught
         if correlation is not None:
             answers.answer(self.box.client, source, correlation, result, error)
+        if isinstance(error, ENDS):
+            raise error
+        if error is not None:
+            log.error("alert=%s handler failed", self._shown, exc_info=error)
+
+    @property
+    def _shown(self) -> str:
+        return self.name.decode(errors="replace")
 
     def replace(self, handler: Handler) -> None:
         """What waits is the new handler's."""
@@ -114,7 +138,7 @@ class _Receiver:
         while (alert := self.queue.take()) is not None:
             _, source, correlation, _ = alert
             if correlation is not None:
-                error = LookupError(f"{self.name.decode(errors='replace')!r} has no handler any more")
+                error = LookupError(f"{self._shown!r} has no handler any more")
                 answers.answer(self.box.client, source, correlation, None, error)
         if self.greenlet is not getcurrent() and self.queue.waiter is not None:
             self.box.client.hub.loop.run_callback(self._wake)
@@ -155,13 +179,17 @@ class Box:
         if old is not None and handler is not None and old.ordered == ordered:
             old.replace(handler)
             return
-        native.set_alert_queue(self.client.endpoint, raw, None)
         if old is not None:
-            del self.receivers[raw]
-            old.close()
+            self.drop(old)
         if handler is not None:
             receiver = self.receivers[raw] = _Receiver(self, raw, handler, ordered)
             native.set_alert_queue(self.client.endpoint, raw, receiver.queue)
+
+    def drop(self, receiver: _Receiver) -> None:
+        """Its name has no handler any more."""
+        native.set_alert_queue(self.client.endpoint, receiver.name, None)
+        del self.receivers[receiver.name]
+        receiver.close()
 
     # ---- sending ----
 

@@ -17,14 +17,15 @@ AT_ONCE = 8  # fragments before others run
 DETAIL_MAX = 1000  # characters of an error's text that travel
 
 
-def answer(client: Any, source: int, correlation: int, result: bytes | None, error: Exception | None) -> None:
+def answer(client: Any, source: int, correlation: int, result: bytes | None, error: BaseException | None) -> None:
     """Send what a handler returned, or the words of what it raised, to whoever called."""
     endpoint = client.endpoint
     kind = native.REPLY if error is None else native.ERROR
     flags = native.NONE if error is None and result is None else 0
-    data = result or b""
-    if error is not None:
-        data = f"{type(error).__name__}: {error}"[:DETAIL_MAX].encode(errors="replace")
+    if error is None:
+        data = result or b""
+    else:
+        data = _words(error).encode(errors="replace")[: client.settings.message_max]
     if source == endpoint.id:
         native.alert_self(endpoint, kind, flags, 0, correlation, b"", data)
         return
@@ -35,6 +36,13 @@ def answer(client: Any, source: int, correlation: int, result: bytes | None, err
         return
     if not parcel.pump(AT_ONCE):
         gevent.spawn(_finish, client, parcel)
+
+
+def _words(error: BaseException) -> str:
+    try:
+        return f"{type(error).__name__}: {error}"[:DETAIL_MAX]
+    except Exception:  # an application's __str__ may do anything
+        return type(error).__name__
 
 
 def _finish(client: Any, parcel: native.Parcel) -> None:

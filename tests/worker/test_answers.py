@@ -12,6 +12,7 @@ from tests.cluster import Cluster, wait_until
 from tests.worker.test_alerts import answer_with, counter, listen, register_blocked, register_raising
 
 MIB = 1 << 20
+timeouts: list[gevent.Timeout] = []
 
 
 @pytest.fixture(params=[False, True], ids=["plain", "monkey-patched"])
@@ -163,3 +164,82 @@ def kill_callers(pid):
         gevent.sleep(0)
         caller.kill()
     return len(module.box("a test")._calls)
+
+
+# ---- what may escape a handler ----
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.parametrize(
+    "how, words",
+    [
+        ("timeout", "Timeout"),
+        ("unspeakable", "Unspeakable"),
+        ("released", "ValueError"),
+        ("killed", "GreenletExit"),
+    ],
+)
+def test_whatever_escapes_a_handler_its_call_is_answered_and_the_next_is_handled(plain, ordered, how, words):
+    one, two = plain.workers.values()
+    two.run(register_escaping, ordered)
+    with pytest.raises(RemoteError, match=words):  # and not CallTimeout
+        one.run(alerts.call, two.pid, "escapes", how.encode(), timeout=20)
+    if how == "killed":  # which is how a greenlet is told to end: a name has to be taken up again
+        if ordered:
+            with pytest.raises(RemoteError, match="no handler"):
+                one.run(alerts.call, two.pid, "escapes", b"", timeout=20)
+        two.run(register_escaping, ordered)
+    assert one.run(alerts.call, two.pid, "escapes", b"", timeout=20) == b"fine"
+
+
+class UnspeakableError(Exception):
+    def __str__(self):
+        raise ZeroDivisionError("no words")
+
+
+def register_escaping(ordered):
+    def escaping(data):
+        if data == b"timeout":
+            raise gevent.Timeout(1)
+        if data == b"unspeakable":
+            raise UnspeakableError
+        if data == b"released":
+            view = memoryview(bytearray(b"gone"))
+            view.release()
+            return view
+        if data == b"killed":
+            raise gevent.GreenletExit
+        return b"fine"
+
+    alerts.receive("escapes", escaping, ordered=ordered)
+
+
+def test_a_timeout_that_a_handler_left_running_does_not_end_its_name(plain):
+    one, two = plain.workers.values()
+    two.run(register_leaving_a_timeout)
+    assert one.run(alerts.call, two.pid, "leaves", b"", timeout=20) == b"fine"
+    wait_until(lambda: two.run(timeout_is_over))
+    assert one.run(alerts.call, two.pid, "leaves", b"", timeout=20) == b"fine"
+
+
+def register_leaving_a_timeout():
+    def leaving(data):
+        if not timeouts:
+            timeouts.append(gevent.Timeout.start_new(0.01))
+        return b"fine"
+
+    alerts.receive("leaves", leaving)
+
+
+def timeout_is_over():
+    return timeouts and not timeouts[0].pending
+
+
+def test_the_words_of_an_error_are_cut_to_what_a_message_may_be():
+    with Cluster(2, message_max=10) as cluster:
+        one, two = cluster.workers.values()
+        two.run(register_raising)
+        for target in (one, two):
+            target.run(register_raising)
+            with pytest.raises(RemoteError, match="ZeroDivisi$"):
+                one.run(alerts.call, target.pid, "raises", b"", timeout=20)
