@@ -114,6 +114,11 @@ cdef class Member:
         return {channel: ((<Binding>binding).exact, frozenset((<Binding>binding).prefixes))
                 for channel, binding in self.bindings.items()}
 
+    def has_joined(self, LocalChannel channel):
+        """Whether it is in it by name."""
+        cdef Binding binding = self.bindings.get(channel)
+        return binding is not None and binding.exact
+
 
 @cython.final
 cdef class Binding:
@@ -200,6 +205,8 @@ cdef class Queue(Member):
             self.first += 1
             self.count -= 1
         free(self.entries)
+        if self.event_fd >= 0:  # asked for after release_fd
+            close(self.event_fd)
 
     @cython.final
     cdef int _grow(self) except -1:
@@ -270,7 +277,7 @@ cdef class Queue(Member):
         self.first += 1
         self.count -= 1
         self.bytes_waiting -= PyBytes_GET_SIZE(message.data)
-        if self.count == 0 and self.event_fd >= 0:
+        if self.count == 0 and self.event_fd >= 0 and not self.closed:
             notify_clear(self.event_fd)
         if message.number != (<Binding>binding).last + 1:
             return self._take_after_gap(message, <Binding>given(binding))

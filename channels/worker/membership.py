@@ -10,11 +10,12 @@ import time
 from typing import Any
 
 from channels.core import native
-from channels.errors import ChannelTableFull, RouterUnavailable
+from channels.errors import BadChannelName, ChannelTableFull, RouterUnavailable, SubscriptionClosed
 from channels.settings import Settings
 from channels.worker.room import Room, Wake
 
 OK, TABLE_FULL, NOBODY = 0, 1, 3  # the router's answers: JOIN_STATUS of core/layout.h
+GIVEN_UP = -1  # nobody wants the answer any more: whoever waits for it looks again
 
 
 class Pending:
@@ -26,7 +27,7 @@ class Pending:
         self.what = what
         self.name = name
         self.token = token
-        self.waiters: list[Wake] = []
+        self.waiters: list[tuple[Wake, Any]] = []  # and the member that each of them joins, or None
         self.status: int | None = None
         self.owner = owner
 
@@ -41,6 +42,11 @@ class LocalPrefix:
         self.queues: list[native.Member] = []
         self.joined = False
         self.pending: Pending | None = None
+
+
+def _joins(pending: Pending | None, member: native.Member) -> bool:
+    """Whether somebody still waits there until this very member is in."""
+    return pending is not None and any(other is member for _, other in pending.waiters)
 
 
 class Membership:
@@ -85,15 +91,16 @@ class Membership:
             self._endpoint.pending_joins[pending.token] = pending.owner
         self._ask(pending.what, pending.token, pending.name)
 
-    def _await(self, pending: Pending, deadline: float | None) -> int | None:
+    def _await(self, pending: Pending, deadline: float | None, member: native.Member | None = None) -> int | None:
         wake = Wake()
-        pending.waiters.append(wake)
+        waiter = (wake, member)
+        pending.waiters.append(waiter)
         try:
             while pending.status is None:
                 if not self._room.park(wake, None if deadline is None else deadline - time.monotonic()):
                     break
         finally:
-            pending.waiters.remove(wake)
+            pending.waiters.remove(waiter)
         return pending.status
 
     def ask_and_wait(self, pending: Pending, deadline: float | None) -> int:
@@ -107,6 +114,9 @@ class Membership:
     def _forget(self, pending: Pending) -> None:
         self._pending.pop(pending.token, None)
         self._endpoint.pending_joins.pop(pending.token, None)
+        pending.status = GIVEN_UP
+        for wake, _ in pending.waiters:
+            self._room.hub.loop.run_callback(self._room.fire, wake)
 
     def on_answer(self, _: str, token: int, status: int) -> None:
         """The router has answered."""
@@ -121,7 +131,7 @@ class Membership:
         elif isinstance(owner, LocalPrefix):
             owner.pending = None
             owner.joined = status == OK
-        for wake in list(pending.waiters):
+        for wake, _ in list(pending.waiters):
             self._room.fire(wake)
         if not pending.waiters:
             self._tidy(owner)
@@ -137,26 +147,36 @@ class Membership:
         """Done when it returns: whatever anyone sends afterwards gets into `queue`."""
         text = native.check_name(name)
         self._room.check_here("channel_join")
-        channel = self.channels.get(text)
-        if channel is None:
-            channel = self._add_channel(text)
-        self._endpoint.bind(channel, queue)
-        if channel.joined:
-            return
-        pending = channel.join
-        if pending is None:
-            pending = channel.join = Pending("join", text.encode(), 0, channel)
-            self._start(pending)
-        status = None
-        try:
-            status = self._await(pending, time.monotonic() + self._settings.join_timeout)
-        finally:
-            if status != OK:
-                self.leave(queue, text)
-        if status == TABLE_FULL:
-            raise ChannelTableFull(self._segment.rows)
+        deadline = time.monotonic() + self._settings.join_timeout
+        while True:
+            channel = self.channels.get(text)
+            if channel is None:
+                channel = self._add_channel(text)
+            self._endpoint.bind(channel, queue)
+            if channel.joined:
+                return
+            pending = channel.join
+            if pending is None:
+                pending = channel.join = Pending("join", text.encode(), 0, channel)
+                self._start(pending)
+            try:
+                self._await_join(pending, text, queue, deadline)
+            except BaseException:
+                if self.channels.get(text) is channel and not channel.joined and not _joins(channel.join, queue):
+                    self.leave(queue, text)
+                raise
+            if not queue.has_joined(channel) and getattr(queue, "closed", False):
+                raise SubscriptionClosed()
+
+    def _await_join(self, pending: Pending, text: str, member: native.Member, deadline: float) -> None:
+        """Until the router has let it in, or nobody waits for that any more: the caller looks which."""
+        status = self._await(pending, deadline, member)
         if status is None:
             raise RouterUnavailable(f"joining {text!r}", self._settings.join_timeout)
+        if status == TABLE_FULL:
+            raise ChannelTableFull(self._segment.rows)
+        if status not in (OK, GIVEN_UP):
+            raise BadChannelName(text, "is refused by the router")
 
     def leave(self, queue: native.Member, name: Any) -> None:
         """Done when it returns: nothing of the channel is received afterwards.  Does not wait."""
@@ -170,29 +190,29 @@ class Membership:
         if prefix:
             native.check_name(prefix)
         self._room.check_here("subscribe")
-        local = self.prefixes.get(prefix)
-        if local is None:
-            local = self.prefixes[prefix] = LocalPrefix(prefix)
-        if queue not in local.queues:
-            local.queues.append(queue)
-        for channel in self.channels.values():
-            if channel.name.startswith(prefix):
-                self._endpoint.bind(channel, queue, prefix)
-        if local.joined:
-            return
-        if local.pending is None:
-            local.pending = Pending("join_prefix", prefix.encode(), 0, local)
-            self._start(local.pending)
-        status = None
-        try:
-            status = self._await(local.pending, time.monotonic() + self._settings.join_timeout)
-        finally:
-            if status != OK:
-                self.leave_prefix(queue, prefix)
-        if status == TABLE_FULL:
-            raise ChannelTableFull(self._segment.rows)
-        if status is None:
-            raise RouterUnavailable(f"joining {prefix + '*'!r}", self._settings.join_timeout)
+        deadline = time.monotonic() + self._settings.join_timeout
+        while True:
+            local = self.prefixes.get(prefix)
+            if local is None:
+                local = self.prefixes[prefix] = LocalPrefix(prefix)
+            if queue not in local.queues:
+                local.queues.append(queue)
+                for channel in self.channels.values():
+                    if channel.name.startswith(prefix):
+                        self._endpoint.bind(channel, queue, prefix)
+            if local.joined:
+                return
+            if local.pending is None:
+                local.pending = Pending("join_prefix", prefix.encode(), 0, local)
+                self._start(local.pending)
+            try:
+                self._await_join(local.pending, prefix + "*", queue, deadline)
+            except BaseException:
+                if self.prefixes.get(prefix) is local and not local.joined and not _joins(local.pending, queue):
+                    self.leave_prefix(queue, prefix)
+                raise
+            if queue not in local.queues and getattr(queue, "closed", False):
+                raise SubscriptionClosed()
 
     def leave_prefix(self, queue: native.Member, prefix: str) -> None:
         local = self.prefixes.get(prefix)

@@ -143,8 +143,7 @@ class Room:
             self._up.remove(entry)
             self._endpoint.add_sender(-1)
             self._endpoint.unwant_up()
-            if self._up:
-                self.hub.loop.run_callback(self.serve)
+            self.hub.loop.run_callback(self.serve)  # others may have relied on what was asked for until now
 
     def park_peers(self, targets: Sequence[tuple[int, int]], size: int, timeout: float | None) -> bool:
         """Wait until one of these peers may have room for `size` more bytes; False when the time is up.

@@ -25,7 +25,7 @@ def wait_ready(waits: Iterable[tuple[int, int]], seconds: float | None, core: Co
     greenlet = getcurrent()
     if greenlet is hub:
         raise RuntimeError("nothing may wait in a callback of the hub; use gevent.spawn")
-    fired = False
+    fired = begun = False
 
     def ready() -> None:
         nonlocal fired
@@ -42,13 +42,14 @@ def wait_ready(waits: Iterable[tuple[int, int]], seconds: float | None, core: Co
             watchers[-1].start(greenlet.switch, update=True)
         if core is not None:
             core._wakes.add(greenlet)
+            begun = True
             core.begin_wait()
         hub.switch()
     finally:
         for watcher in watchers:
             watcher.stop()
             watcher.close()
-        if core is not None:
+        if core is not None and begun:
             core._wakes.discard(greenlet)
             core.end_wait()
     if core is not None:
@@ -58,6 +59,8 @@ def wait_ready(waits: Iterable[tuple[int, int]], seconds: float | None, core: Co
 
 def _wait_fd(fd: Any, events: int, timeout: float | None) -> bool:
     number = fd if isinstance(fd, int) else fd.fileno()
+    if number < 0:
+        raise ValueError(f"there is no descriptor {number}")
     core = known_core()
     if core is not None:
         core.check()
@@ -74,6 +77,7 @@ def wait_fd_read(fd: Any, timeout: float | None = None) -> bool:
     Works for any descriptor; for that of channel_fd() without a system call.
 
     Raises:
+        ValueError: It is negative, as that of what was closed.
         ClientGone: The client of the running request has gone meanwhile; let it pass.
         Draining: The worker drains; let it pass, or finish, and the stream ends cleanly.
     """

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 
+import gevent
 import pytest
 from gevent.threadpool import ThreadPool
 
 import channels
 from channels.worker import client as fabric
-from tests.cluster import wait_until
+from tests.cluster import Cluster, wait_until
 from tests.worker import kept
 
 MIB = 1 << 20
@@ -36,3 +38,78 @@ def test_a_join_that_a_dead_router_had_not_answered_is_answered_by_the_next(plai
 
 def questions():
     return len(fabric.current().membership._pending)
+
+
+# ---- several who join at once ----
+
+
+@pytest.mark.parametrize("name", ["room", "roo*"])
+@pytest.mark.parametrize("how", ["timeout", "kill"])
+def test_a_join_given_up_takes_nothing_from_who_joins_with_the_same_subscription(plain, name, how):
+    worker = plain.workers[1]
+    worker.run(kept.open_subscription, "s")
+    plain.router.signal(signal.SIGSTOP)
+    try:
+        worker.run(begin_joins, "s", name, ["given up", "stays"])
+        worker.run(give_up, "given up", how)
+    finally:
+        plain.router.signal(signal.SIGCONT)
+    assert worker.run(outcome, "stays") is None
+    plain.workers[2].run(kept.send, "room", b"x")
+    assert worker.run(kept.bodies, "s", 1) == [b"x"]
+
+
+@pytest.mark.parametrize("name", ["room", "roo*"])
+def test_a_join_that_is_too_late_takes_nothing_from_who_joined_after_it(name):
+    with Cluster(2, join_timeout=0.5) as cluster:
+        worker = cluster.workers[1]
+        worker.run(kept.open_subscription, "s")
+        cluster.router.signal(signal.SIGSTOP)
+        try:
+            worker.run(begin_joins, "s", name, ["given up", "late"])
+            worker.run(give_up, "given up", "kill")
+            worker.run(allow, 30)
+            worker.run(begin_joins, "s", name, ["after"])
+            assert worker.run(outcome, "late") == "RouterUnavailable"
+        finally:
+            cluster.router.signal(signal.SIGCONT)
+        assert worker.run(outcome, "after") is None
+        cluster.workers[2].run(kept.send, "room", b"x")
+        assert worker.run(kept.bodies, "s", 1) == [b"x"]
+
+
+@pytest.mark.parametrize("name", ["room", "roo*"])
+def test_who_joins_while_the_subscription_is_closed_is_told_so(plain, name):
+    worker = plain.workers[1]
+    worker.run(kept.open_subscription, "s")
+    plain.router.signal(signal.SIGSTOP)
+    try:
+        worker.run(begin_joins, "s", name, ["joins"])
+        worker.run(kept.call, "s", "close")
+        assert worker.run(outcome, "joins", seconds=10) == "SubscriptionClosed"
+    finally:
+        plain.router.signal(signal.SIGCONT)
+    wait_until(lambda: plain.members("room") == [])
+
+
+joiners = {}
+
+
+def allow(seconds):
+    fabric.current().membership._settings = dataclasses.replace(fabric.current().settings, join_timeout=seconds)
+
+
+def begin_joins(key, name, labels):
+    for label in labels:
+        joiners[label] = gevent.spawn(kept.subscriptions[key].join, name)
+        gevent.sleep(0)
+
+
+def give_up(label, how):
+    joiners[label].kill(gevent.Timeout if how == "timeout" else gevent.GreenletExit)
+
+
+def outcome(label):
+    joiners[label].join()
+    error = joiners[label].exception
+    return None if error is None else type(error).__name__

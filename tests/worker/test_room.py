@@ -10,6 +10,7 @@ import pytest
 import channels
 from channels.errors import RingFull
 from channels.worker import client as fabric
+from channels.worker.room import Room
 from tests.cluster import wait_until
 from tests.worker import kept
 
@@ -92,6 +93,21 @@ def send_in_turn(count):
 
 def waiting_senders():
     return len(fabric.current().room._up)
+
+
+def test_who_sends_at_last_lets_the_next_be_served_even_if_it_is_only_a_question():
+    """A question to the router relies on the wake-up that a sender's end takes back."""
+
+    class Endpoint:
+        def __getattr__(self, name):
+            return lambda *_: True
+
+    room = Room(Endpoint(), gevent.get_hub())
+    served = []
+    room.before = lambda: served.append(True)
+    assert room.with_up(100, None, lambda: True)
+    gevent.sleep(0)
+    assert served
 
 
 def test_small_messages_of_other_greenlets_are_not_held_up_behind_a_large_one(plain):

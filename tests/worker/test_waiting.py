@@ -11,7 +11,8 @@ import gevent
 import pytest
 
 import channels
-from channels.errors import RouterUnavailable, SubscriptionClosed
+from channels.errors import Draining, RouterUnavailable, SubscriptionClosed
+from channels.worker import subscription as module
 from tests.cluster import Cluster, wait_until
 from tests.worker import kept
 from tests.worker.test_subscription import classical_round, iterate, receive_one
@@ -100,6 +101,74 @@ def watch_fd():
     channels.channel_leave("room")
     look()
     return seen
+
+
+def test_channel_fd_stays_readable_for_ever_once_the_core_is_to_end(plain):
+    assert plain.workers[1].run(watch_fd_of_an_ended_core) == [True, b"waits", True]
+
+
+def watch_fd_of_an_ended_core():
+    core, token = module.bind_request()
+    try:
+        channels.channel_join("room")
+        fd = channels.channel_fd()
+        channels.channel_send("room", b"waits")
+        kept.flush()
+        core.end(Draining)
+
+        def is_readable():
+            poll = select.poll()
+            poll.register(fd, select.POLLIN)
+            return bool(poll.poll(0))
+
+        return [is_readable(), channels.channel_recv(), is_readable()]
+    finally:
+        module.unbind_request(core, token)
+
+
+def test_the_descriptor_of_a_closed_subscription_is_closed_with_it(plain):
+    assert plain.workers[1].run(count_fds_of_closed) == 0
+
+
+def count_fds_of_closed():
+    kept.flush()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(10):
+        with channels.subscribe("room") as mine:
+            pass
+        assert mine.fileno() >= 0
+        del mine
+    kept.flush()  # the dispatcher knew the last one
+    return len(os.listdir("/proc/self/fd")) - before
+
+
+def test_a_wait_that_could_not_begin_leaves_the_watch_for_the_client_as_it_was(plain):
+    assert plain.workers[1].run(wait_on_nothing) == ["start", "stop"]
+
+
+def wait_on_nothing():
+    class Watcher:
+        def start(self, core):
+            seen.append("start")
+
+        def stop(self):
+            seen.append("stop")
+
+    seen: list[str] = []
+    core, token = module.bind_request(Watcher())
+    try:
+        core.main()  # has no descriptor yet
+        for fd in (-1, 1 << 20):
+            with pytest.raises((ValueError, OSError)):
+                channels.wait_fd_read(fd, timeout=0.01)
+        seen.clear()
+        read, write = os.pipe()
+        channels.wait_fd_read(read, timeout=0.01)
+        os.close(read)
+        os.close(write)
+        return list(seen)
+    finally:
+        module.unbind_request(core, token)
 
 
 def test_wait_fd_works_for_any_descriptor(plain):
