@@ -22,10 +22,8 @@ def answer(client: Any, source: int, correlation: int, result: bytes | None, err
     endpoint = client.endpoint
     kind = native.REPLY if error is None else native.ERROR
     flags = native.NONE if error is None and result is None else 0
-    if error is None:
-        data = result or b""
-    else:
-        data = _words(error).encode(errors="replace")[: client.settings.message_max]
+    words = b"" if error is None else _words(error).encode(errors="replace")
+    data = (result or b"") if error is None else words[: client.settings.message_max]
     if source == endpoint.id:
         native.alert_self(endpoint, kind, flags, 0, correlation, b"", data)
         return

@@ -241,5 +241,5 @@ def test_the_words_of_an_error_are_cut_to_what_a_message_may_be():
         two.run(register_raising)
         for target in (one, two):
             target.run(register_raising)
-            with pytest.raises(RemoteError, match="ZeroDivisi$"):
+            with pytest.raises(RemoteError, match=r"ZeroDivisi$"):
                 one.run(alerts.call, target.pid, "raises", b"", timeout=20)
