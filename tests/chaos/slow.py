@@ -2,9 +2,9 @@
 
     python -m tests.chaos.slow [--seconds 20] [--rate 10000] [--seed N]
 
-The others' 99th percentile must stay below twice what it was (and a floor, below which the machine's own noise lies);
-what the router keeps must never pass `spill_hard`; when it goes on, what the stopped one got and what it was told to
-have missed must be every number, exactly.
+The others' 99th percentile must stay below twice what it is before or afterwards, whichever is more: a machine that is
+busy with something else is so for longer than one stretch.  What the router keeps must never pass `spill_hard`; when
+the stopped one goes on, what it got and what it was told to have missed must be every number, exactly.
 """
 
 from __future__ import annotations
@@ -25,9 +25,11 @@ from tests.cluster import Cluster
 RECEIVERS = (2, 3)
 STOPPED = 4
 BODY = struct.Struct("<QQ40x")
-FLOOR_NS = 2_000_000
-PHASE = {"before": 0, "while": 1, "after": 2}
-phase = [0]  # of the sender
+# On two processors that did nothing else, 99 % came within 200 to 300 us, and 270 to 390 us while the one was stopped,
+# since the router has more to do then.  Below this is noise; a router that was made to wait for half a millisecond a
+# turn while it kept something for the stopped one came to 750 us.
+FLOOR_NS = 500_000
+BEFORE, WHILE, CATCHING_UP, LAST, AFTER = range(5)  # what a message is sent in
 SPILL_HARD = 8 << 20  # so small that it is reached
 
 
@@ -49,7 +51,14 @@ def listen() -> None:
     ready.wait()
 
 
-heard: dict[str, Any] = {"late": {0: [], 1: [], 2: []}, "got": 0, "missed": 0, "wrong": [], "last": 0, "over": False}
+heard: dict[str, Any] = {
+    "late": {BEFORE: [], WHILE: [], CATCHING_UP: [], AFTER: []},
+    "got": 0,
+    "missed": 0,
+    "wrong": [],
+    "last": 0,
+    "over": False,
+}
 
 
 def _listen(ready: Any) -> None:
@@ -63,7 +72,7 @@ def _listen(ready: Any) -> None:
             heard["missed"] += message.missed
             heard["last"] = number
             sent, part = BODY.unpack(message.data)
-            if part == 3:
+            if part == LAST:
                 break
             heard["late"][part].append(time.monotonic_ns() - sent)
     heard["over"] = True
@@ -92,9 +101,9 @@ def main() -> int:
         for slot in (*RECEIVERS, STOPPED):
             cluster.workers[slot].run(listen)
         sender, most = cluster.workers[1], 0
-        sent = sender.run(send, given.rate, given.seconds / 2, 0, seconds=120)
+        sent = sender.run(send, given.rate, given.seconds / 4, BEFORE, seconds=120)
         cluster.workers[STOPPED].signal(signal.SIGSTOP)
-        sender.start(send, given.rate, given.seconds, 1)
+        sender.start(send, given.rate, given.seconds, WHILE)
         over = threading.Event()
         timer = threading.Timer(given.seconds, over.set)
         timer.start()
@@ -103,8 +112,11 @@ def main() -> int:
         sent += sender.result(120)
         most = max(most, cluster.ask_router(_spilled, STOPPED))
         cluster.workers[STOPPED].signal(signal.SIGCONT)
-        sent += sender.run(send, given.rate, 2.0, 2, seconds=120)
-        sent += sender.run(send, 100, 0.1, 3, seconds=120)
+        sent += sender.run(send, given.rate, 2.0, CATCHING_UP, seconds=120)
+        while cluster.ask_router(_spilled, STOPPED):
+            time.sleep(0.05)
+        sent += sender.run(send, given.rate, given.seconds / 4, AFTER, seconds=120)
+        sent += sender.run(send, 100, 0.1, LAST, seconds=120)
         found = {slot: cluster.workers[slot].run(report, seconds=60) for slot in (*RECEIVERS, STOPPED)}
     slow = found[STOPPED]
     for slot in RECEIVERS:
@@ -112,8 +124,9 @@ def main() -> int:
         wrong += one["wrong"]
         if one["missed"]:
             wrong.append(f"worker {slot}, which was not stopped, missed {one['missed']}")
-        if one["late"][1] > max(2 * one["late"][0], FLOOR_NS):
-            wrong.append(f"worker {slot}: 99 % within {one['late'][0]} ns before, {one['late'][1]} ns meanwhile")
+        usual = max(one["late"][BEFORE], one["late"][AFTER])
+        if one["late"][WHILE] > max(2 * usual, FLOOR_NS):
+            wrong.append(f"worker {slot}: 99 % within {usual} ns before or after, {one['late'][WHILE]} ns meanwhile")
     wrong += slow["wrong"]
     if slow["got"] + slow["missed"] != slow["last"]:
         wrong.append(f"got {slow['got']}, told of {slow['missed']}, of {slow['last']}")
@@ -123,9 +136,12 @@ def main() -> int:
         wrong.append(f"{most} bytes were kept")
     for what in wrong[:20]:
         print(f"WRONG {what}")
-    before, meanwhile = (max(found[slot]["late"][part] for slot in RECEIVERS) / 1000 for part in (0, 1))
+    before, meanwhile, after = (
+        max(found[slot]["late"][part] for slot in RECEIVERS) / 1000 for part in (BEFORE, WHILE, AFTER)
+    )
     print(
-        f"FIGURES {sent:,} messages; others' p99 {before:.0f} us before, {meanwhile:.0f} us meanwhile; at most "
+        f"FIGURES {sent:,} messages; others' p99 {before:.0f} us before, {meanwhile:.0f} us meanwhile, "
+        f"{after:.0f} us after; at most "
         f"{most:,} of {SPILL_HARD:,} bytes kept; the stopped one got {slow['got']:,} and was told of "
         f"{slow['missed']:,} missed, {slow['last']:,} in all"
     )
