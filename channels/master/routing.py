@@ -138,25 +138,25 @@ class Routing:
         """Route until stop().  The routing greenlet."""
         router = self.router
         self._beat.start(self._on_beat)
-        turns = 0
+        passes = 0  # since other greenlets had their turn
         promising = True  # something came since the last look in vain
         while self._running:
             more = router.turn()
             self._answer_events()
+            passes += 1
             if more:
                 promising = True
-                turns += 1
-                if turns % TURNS_AT_ONCE == 0:
-                    gevent.sleep(0)
-                continue
-            if promising and router.look(self._spin_ns):
-                continue
-            promising = False
-            if router.sleep():
-                self._asleep = True
-                self._hub.wait(self._wake)
-                self._asleep = False
-            router.awake()
+            elif not promising or not router.look(self._spin_ns):
+                promising = False
+                if router.sleep():
+                    self._asleep = True
+                    self._hub.wait(self._wake)
+                    self._asleep = False
+                    passes = 0
+                router.awake()
+            if passes >= TURNS_AT_ONCE:  # whatever keeps it going: a join by prefix is none of a turn's records
+                gevent.sleep(0)
+                passes = 0
 
     def park(self) -> Spilled:
         """Route no more; what is only in this process's memory, by slot, for the router that follows."""

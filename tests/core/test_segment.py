@@ -120,6 +120,10 @@ def test_who_is_forked_by_a_worker_has_no_mapping(segment: native.Segment) -> No
     assert in_child(look) == []
 
 
+def test_all_of_its_memory_is_there_from_the_start(segment: native.Segment) -> None:
+    assert os.fstat(segment.fd).st_blocks * 512 >= segment.size
+
+
 def test_nobody_can_change_its_size_or_take_the_seals_off(segment: native.Segment) -> None:
     for size in (0, segment.size - 4096, segment.size + 4096):
         with pytest.raises(PermissionError):

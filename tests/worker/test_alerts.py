@@ -390,6 +390,17 @@ def test_what_waits_for_a_slow_handler_is_bounded_and_counted():
             one.run(alerts.call, two.pid, "blocked", b"", timeout=20)
 
 
+def test_what_waits_for_a_slow_handler_is_bounded_in_bytes_too():
+    with Cluster(2, alert_queue_bytes=10_000) as cluster:
+        one, two = cluster.workers.values()
+        two.run(register_blocked)
+        one.run(send, two.pid, "blocked", b"in hand")
+        wait_until(lambda: two.run(counter, "alerts_received") == 1)
+        one.run(send, two.pid, "blocked", *(bytes(1000) for _ in range(50)))
+        wait_until(lambda: two.run(counter, "alerts_received") + two.run(counter, "alerts_dropped") == 51)
+        assert two.run(counter, "alerts_received") in (11, 12)  # the first is taken by its handler, or waits too
+
+
 def register_blocked():
     alerts.receive("blocked", lambda data: gevent.sleep(1000))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import gevent
 import pytest
 
@@ -9,7 +11,15 @@ from channels import alerts
 from channels.errors import CallTimeout, RemoteError, WorkerGone
 from channels.worker import alerts as module
 from tests.cluster import Cluster, wait_until
-from tests.worker.test_alerts import answer_with, counter, listen, register_blocked, register_raising
+from tests.worker.test_alerts import (
+    answer_with,
+    counter,
+    hold_calls,
+    listen,
+    register_blocked,
+    register_raising,
+    release_calls,
+)
 
 MIB = 1 << 20
 timeouts: list[gevent.Timeout] = []
@@ -102,6 +112,24 @@ def test_a_call_to_a_worker_that_dies_is_worker_gone(cluster):
     cluster.kill(two.slot)
     with pytest.raises(WorkerGone):
         one.result()
+
+
+def test_an_answer_that_was_given_before_its_worker_died_is_the_outcome(cluster):
+    one, two, _ = cluster.workers.values()
+    two.run(hold_calls)
+    one.start(alerts.call, two.pid, "held", b"", timeout=25)
+    wait_until(lambda: two.run(counter, "alerts_received") == 1)
+    one.signal(signal.SIGSTOP)
+    two.run(answer_now)
+    cluster.kill(two.slot)
+    one.signal(signal.SIGCONT)
+    assert one.result() == b"first"
+
+
+def answer_now():
+    release_calls(None)
+    for _ in range(20):  # turns of the hub: the handler returns, and what it returned is written
+        gevent.sleep(0)
 
 
 def test_a_handler_may_call(cluster):

@@ -14,12 +14,14 @@ from gevent import monkey
 from gevent.threadpool import ThreadPool
 
 import channels
+from channels import alerts
 from channels.errors import MessageTooBig, RingFull
 from channels.worker import client as fabric
 from tests.cluster import Cluster, wait_until
 from tests.worker import kept
+from tests.worker.test_alerts import answer_with
 
-MIB = 1 << 20
+KIB, MIB = 1 << 10, 1 << 20
 
 
 SIZES = [0, 1, 100, 60_000, 65_488, 65_489, 65_536, 70_000, MIB, MIB + 1, 8 * MIB]
@@ -342,12 +344,43 @@ def test_of_a_sender_killed_in_the_middle_of_a_large_message_nothing_is_received
     plain.workers[2].run(kept.open_subscription, "s", "room")
     plain.workers[2].signal(signal.SIGSTOP)
     plain.workers[1].start(send_pattern, 8 * MIB)
+    wait_until(lambda: plain.workers[1].run(waiting_for_room, 2) == 1)
     plain.workers[3].run(kept.send, "room", b"before")
     plain.workers[1].signal(signal.SIGKILL)
     plain.workers[2].signal(signal.SIGCONT)
     plain.bury(1)
     plain.workers[3].run(kept.send, "room", b"after")
     assert plain.workers[2].run(kept.take, "s", 2) == [("room", b"before", 0), ("room", b"after", 0)]
+
+
+def test_a_sender_killed_in_the_middle_of_a_large_message_leaves_no_part_of_it_with_its_receiver():
+    with Cluster(3, assembly_max=MIB, alert_ring_size=64 * KIB) as cluster:
+        one, two, three = cluster.workers.values()
+        one.run(kept.open_subscription, "s", "room")
+        one.signal(signal.SIGSTOP)
+        try:
+            two.run(begin_sending, MIB)
+            wait_until(lambda: two.run(waiting_for_room, 1) == 1)
+            two.run(end_sending)
+        finally:
+            one.signal(signal.SIGCONT)
+        wait_until(lambda: two.run(untold) == 0)
+        one.run(answer_with, "behind it", b"")
+        two.run(alerts.call, one.pid, "behind it", b"", timeout=20)
+        three.run(kept.send, "room", bytes(MIB))  # there is room for one such body
+        assert one.run(kept.take, "s", 1) == [("room", bytes(MIB), 0)]
+
+
+def untold():
+    return len(fabric.current().sender._aborts)
+
+
+def begin_sending(size):
+    kept.sender = gevent.spawn(channels.channel_send, "room", bytes(size))
+
+
+def end_sending():
+    kept.sender.kill()
 
 
 def die_when_the_body_is_out(name, size):

@@ -389,6 +389,15 @@ def test_bytes_are_a_bound_too_and_one_message_always_fits(plain):
     assert plain.workers[1].run(kept.take, "s", 1) == [("room", b"z" * 5000, 0)]
 
 
+@pytest.mark.parametrize("bound", [{"queue_length": 10}, {"queue_bytes": 20}])
+def test_a_subscription_that_names_no_bounds_has_those_of_the_settings(bound):
+    with Cluster(2, **bound) as cluster:
+        cluster.workers[1].run(kept.open_subscription, "s", "room")
+        cluster.workers[2].run(kept.send, "room", *(b"%02d" % number for number in range(50)))
+        wait_until(lambda: cluster.workers[1].run(kept.call, "s", "dropped") == 40)
+        assert cluster.workers[1].run(kept.take, "s", 1) == [("room", b"40", 40)]
+
+
 def test_each_channels_losses_are_its_own(plain):
     plain.workers[1].run(kept.open_subscription, "s", "a", "b", maxlen=2)
     plain.workers[2].run(kept.send, "a", b"a1", b"a2", b"a3")

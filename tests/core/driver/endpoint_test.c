@@ -193,6 +193,25 @@ TEST(who_goes_to_sleep_looks_once_more) {
     world_free(world);
 }
 
+TEST(who_is_called_for_nothing_sleeps_on_and_hears_the_next_call) {
+    struct world *world = pair();
+    struct endpoint *two = &world->worker[2].endpoint;
+    uint64_t number, calls = 0;
+    CHECK(endpoint_sleep(two));
+    notify_write(world->eventfds[2]);
+    notify_clear(world->eventfds[2]); /* as whoever wakes up does, before it looks */
+    endpoint_awake(two);
+    CHECK_EQ(take(world, 2, 1, &number), RING_EMPTY);
+    CHECK(endpoint_sleep(two));
+    CHECK_EQ(alert(world, 1, 2, 7, 10), RING_OK);
+    CHECK_EQ(read(world->eventfds[2], &calls, 8), 8);
+    CHECK_EQ(calls, 1);
+    endpoint_awake(two);
+    CHECK_EQ(take(world, 2, 1, &number), RING_OK);
+    CHECK_EQ(number, 7);
+    world_free(world);
+}
+
 TEST(a_worker_that_dies_before_any_store_of_a_send_leaves_all_or_nothing) {
     for (volatile uint64_t store = 1;; store++) {
         struct world *world = pair();

@@ -1,5 +1,6 @@
 /* Burials, and what a router's death between any two stores leaves. */
 #include <string.h>
+#include <unistd.h>
 
 #include "world.h"
 
@@ -34,6 +35,23 @@ TEST(a_worker_that_died_before_any_router_saw_it_is_buried_whole) {
     world_settle(world);
     world_check_run(&world->worker[1], 1, 1);
     CHECK(!world_is_row(world, "brief"));
+    world_free(world);
+}
+
+/* It may have died between its tail and its call: nobody armed knows of what it left. */
+TEST(a_burial_calls_every_live_worker_asleep_or_not) {
+    struct world *world = world_joined(RING, 3, "news");
+    CHECK(endpoint_sleep(&world->worker[2].endpoint));
+    for (uint32_t slot = 2; slot <= 3; slot++)
+        notify_clear(world->eventfds[slot]);
+    world_kill_worker(world, 1);
+    world_bury(world, 1);
+    for (uint32_t slot = 2; slot <= 3; slot++) {
+        uint64_t calls = 0;
+        CHECK_EQ(read(world->eventfds[slot], &calls, 8), 8);
+        CHECK(calls >= 1);
+    }
+    endpoint_awake(&world->worker[2].endpoint);
     world_free(world);
 }
 

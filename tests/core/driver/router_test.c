@@ -1,5 +1,6 @@
 /* Routing, joining, and being behind. */
 #include <string.h>
+#include <unistd.h>
 
 #include "world.h"
 
@@ -225,6 +226,24 @@ TEST(a_row_that_only_prefixes_keep_stays_while_a_message_of_it_waits_in_a_spill)
     world_free(world);
 }
 
+TEST(whoever_sleeps_has_been_called_when_the_turn_ends_and_once_for_all_of_it) {
+    struct world *world = world_joined(RING, 3, "news");
+    CHECK(endpoint_sleep(&world->worker[2].endpoint));
+    for (uint32_t slot = 1; slot <= 3; slot++)
+        notify_clear(world->eventfds[slot]);
+    for (uint32_t i = 0; i < 9; i++)
+        CHECK_EQ(world_send(world, 1, "news", i, 20), RING_OK);
+    world_turn(world);
+    uint64_t calls = 0;
+    CHECK_EQ(read(world->eventfds[2], &calls, 8), 8);
+    CHECK_EQ(calls, 1);
+    CHECK_EQ(read(world->eventfds[3], &calls, 8), -1); /* who is awake looks by itself */
+    endpoint_awake(&world->worker[2].endpoint);
+    world_settle(world);
+    world_check_run(&world->worker[2], 1, 9);
+    world_free(world);
+}
+
 /* ---- who is behind ---- */
 
 TEST(who_does_not_read_gets_everything_in_order_later) {
@@ -272,5 +291,37 @@ TEST(beyond_the_bound_the_newest_is_dropped_and_told_with_its_number) {
     CHECK_EQ(late->gaps, 1);
     CHECK_EQ(late->gap_sequence, 100);
     CHECK_EQ(atomic_load(&world->router.control->count.dropped), 100 - late->seen_count);
+    world_free(world);
+}
+
+TEST(above_the_soft_bound_the_newest_is_dropped_when_its_time_is_over) {
+    struct world *world = world_joined(RING, 2, "news");
+    const struct world_worker *late = &world->worker[2];
+    shared64 *dropped = &world->router.control->count.dropped;
+    world->router.limits.spill_soft_bytes = 10000;
+    uint32_t sent = 0;
+    for (; sent < 60; sent++) { /* well beyond it, and within its time: all is kept */
+        CHECK_EQ(world_send(world, 1, "news", sent, 500), RING_OK);
+        world_turn(world);
+        world_drain(world, 1);
+    }
+    CHECK(world->router.lane[2].spill.bytes > 2 * world->router.limits.spill_soft_bytes);
+    CHECK_EQ(atomic_load(dropped), 0);
+    world->now_ns += world->router.limits.spill_soft_ns;
+    uint64_t kept = world->router.lane[2].spill.bytes;
+    for (; sent < 70; sent++) {
+        CHECK_EQ(world_send(world, 1, "news", sent, 500), RING_OK);
+        world_turn(world);
+        world_drain(world, 1);
+    }
+    CHECK_EQ(world->router.lane[2].spill.bytes, kept);
+    CHECK_EQ(atomic_load(dropped), 10);
+    world_settle(world);
+    world_check_run(late, 1, 60);
+    CHECK_EQ(late->gaps, 1);
+    CHECK_EQ(late->gap_sequence, 70);
+    CHECK_EQ(world_send(world, 1, "news", sent, 500), RING_OK); /* who has caught up is as before */
+    world_settle(world);
+    CHECK_EQ(late->seen_count, 61);
     world_free(world);
 }

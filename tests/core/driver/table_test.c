@@ -251,6 +251,34 @@ TEST(a_successor_that_dies_while_it_rebuilds_is_succeeded_too) {
     }
 }
 
+/* A table whose index is crowded by choice under one key: what a stranger can do who knows the key, and only then. */
+TEST(names_chosen_to_collide_under_one_key_are_spread_under_another) {
+    begin(ROWS);
+    uint32_t mask = segment.at.index_entries - 1, chosen[ROWS], count = 0, most = 0, places[1024] = {0};
+    CHECK(mask < 1024);
+    for (uint32_t i = 0; count < ROWS; i++)
+        if ((table_hash(&segment, (const uint8_t *)numbered(i), strlen(numbered(i)), false) & mask) == 5)
+            chosen[count++] = i;
+    struct row_view view;
+    for (uint32_t i = 0; i < ROWS; i++) /* slow, and right all the same */
+        CHECK(make(numbered(chosen[i]), false) != ROW_NONE);
+    for (uint32_t i = 0; i < ROWS; i++)
+        CHECK_EQ(look(numbered(chosen[i]), &view), TABLE_OK);
+    for (uint32_t half = 0; half < 2; half++) { /* each half of the key counts */
+        memset(places, 0, sizeof places);
+        most = 0;
+        segment.hash_key[half] ^= 0x9e3779b97f4a7c15;
+        for (uint32_t i = 0; i < ROWS; i++) {
+            const char *name = numbered(chosen[i]);
+            uint32_t here = ++places[table_hash(&segment, (const uint8_t *)name, strlen(name), false) & mask];
+            most = here > most ? here : most;
+        }
+        segment.hash_key[half] ^= 0x9e3779b97f4a7c15;
+        CHECK(most <= 5);
+    }
+    end();
+}
+
 /* ---- readers beside the writer ---- */
 
 static shared64 stop;
