@@ -141,6 +141,20 @@ cdef int deliver(Endpoint self, LocalChannel channel, const record *header, fram
     return 0
 
 
+cdef int note_unmade(Endpoint self, const record *header) except -1:
+    """There was no memory for a message: subscriptions see it by the next number, streams have to be told.
+
+    Who had it already is told of one too many.
+    """
+    cdef Binding binding
+    cdef PyObject *known = self.by_row[header.row] if header.row < self.rows else NULL
+    if known != NULL and (<LocalChannel>known).row_generation == header.row_generation:
+        for binding in (<LocalChannel>known).bindings:
+            if binding.queue is None:
+                binding.group.lost += 1
+    return 0
+
+
 cdef int note_lost(Endpoint self, LocalChannel channel, uint64_t number) except -1:
     cdef Binding binding
     shared_plus(&self.counters[4], number)
@@ -216,6 +230,8 @@ cdef int drain_down(Endpoint self, int budget) except -1:
                 ring_advance(&self.c.down, &header)
         except MemoryError:
             shared_plus(&self.counters[5], 1)  # the next message of the channel shows the gap
+            if header.type == RECORD_MESSAGE:
+                note_unmade(self, &header)
             ring_advance(&self.c.down, &header)
     if status == RING_BROKEN:
         self.router_broken = True

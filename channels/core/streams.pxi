@@ -145,9 +145,15 @@ cdef class Stream:
         if not sink_hold(&self.c, <void *><PyObject *>data, <const uint8_t *>PyBytes_AS_STRING(data) + sent,
                          PyBytes_GET_SIZE(data) - sent):
             Py_DECREF(data)
-            raise MemoryError()
+            self._tear()
+            return 0
         self.streams._want(self, True)
         return 0
+
+    cdef int _tear(self) except -1:
+        """No memory for the rest of a frame: better no stream than one that goes on in the middle of it."""
+        self.c.gone = True
+        return self.streams._finish(self, "gone")
 
     cdef int _late(self, bytes data, size_t sent, uint64_t messages, uint64_t gaps) except -1:
         """It did not take all of a batch with so many messages, before which `gaps` were lost."""
@@ -187,6 +193,7 @@ cdef class StreamGroup(Member):
     cdef uint32_t count_, capacity
     cdef bint dirty
     cdef uint64_t gaps        # messages missed of which the buffer tells
+    cdef uint64_t lost        # messages for which there was no memory; told before the next
     cdef bint spoke           # since the last heartbeat
     cdef public object key    # the owner's
     cdef public str only      # its channel, if it is in a single one
@@ -230,6 +237,7 @@ cdef class StreamGroup(Member):
                 return
         if self.count_ == self.capacity:
             capacity = max(4, 2 * self.capacity)
+            self.streams._scratch(capacity)
             sinks = <sink **>realloc(self.sinks, capacity * sizeof(sink *))
             if sinks == NULL:
                 raise MemoryError()
@@ -239,7 +247,6 @@ cdef class StreamGroup(Member):
                 raise MemoryError()
             self.members_ = members
             self.capacity = capacity
-            self.streams._scratch(capacity)
         if stream.group is not None:
             stream.group._remove(stream)
         Py_INCREF(stream)
@@ -259,16 +266,21 @@ cdef class StreamGroup(Member):
         stream.group = None
         if last == 0:
             frame_free(&self.buffer)
-            self.gaps = 0
+            self.gaps = self.lost = 0
             self.streams._tell(self, "empty")
         Py_DECREF(stream)
         return 0
 
     cdef int _message(self, const frame_facts *facts) except -1:
+        cdef uint64_t lost
         if self.count_ == 0:
             return 0
+        if self.lost:
+            lost, self.lost = self.lost, 0
+            self._gap(lost, self.only)
         if not frame_message(&self.buffer, <frame_kind>self.kind, facts):
-            raise MemoryError()
+            self.lost += 1
+            return 0
         if not self.dirty:
             self.dirty = True
             self.streams.dirty.append(self)
@@ -307,13 +319,19 @@ cdef class StreamGroup(Member):
                 noted = sink_fan(self.sinks, self.count_, self.buffer.data, size, outcomes)
         else:
             noted = sink_fan(self.sinks, self.count_, self.buffer.data, size, outcomes)
-        if noted:
-            data = PyBytes_FromStringAndSize(<const char *>self.buffer.data, size)
-            late = [(<object>self.members_[outcomes[i].index], outcomes[i].sent) for i in range(noted)]
-        if size > 4096 and self.count_ < UNLOCK_FROM:
-            frame_free(&self.buffer)
-        else:
-            frame_reset(&self.buffer)
+        try:
+            if noted:
+                data = PyBytes_FromStringAndSize(<const char *>self.buffer.data, size)
+                late = [(<object>self.members_[outcomes[i].index], outcomes[i].sent) for i in range(noted)]
+        except MemoryError:
+            while noted:  # from the last: whoever leaves is replaced by one behind it
+                noted -= 1
+                (<Stream>self.members_[outcomes[noted].index])._tear()
+        finally:
+            if size > 4096 and self.count_ < UNLOCK_FROM:
+                frame_free(&self.buffer)
+            else:
+                frame_reset(&self.buffer)
         if noted:
             for stream, sent in late:
                 (<Stream>stream)._late(data, sent, messages, gaps)
@@ -457,9 +475,8 @@ cdef class Streams:
 
     cdef int flush(self) except -1:
         cdef StreamGroup group
-        cdef list dirty = self.dirty
-        self.dirty = []
-        for group in dirty:
+        while self.dirty:  # whoever is left when one fails is served the next time
+            group = self.dirty.pop()
             group.dirty = False
             group.flush()
         return 0
