@@ -1,7 +1,8 @@
 """Two masters and one role: who routes while a new binary takes over.
 
 Pure: no clock, no socket.  The word `owner` and its transitions are those of docs/protocol/handover.pml; each side
-watches the other's pidfd, so that a death at any step leaves exactly one of them routing.
+watches the other's pidfd, so that a death at any step leaves exactly one of them routing; only a new master whose old
+one dies before they are introduced gives up.
 """
 
 from __future__ import annotations
@@ -115,7 +116,7 @@ class Retire:
 
 @dataclasses.dataclass(frozen=True)
 class GiveUp:
-    """New side: the old master took the role back."""
+    """New side: the old master took the role back, or has died before this one can do without it."""
 
     reason: str
 
@@ -147,6 +148,7 @@ class OldSide:
         self.state = Old.ASKED
         self.patience = patience  # seconds for the new master to start, and again for its workers
         self.deadline: float | None = None
+        self._ended = False  # we have ended the other: what it had said and was not read does not count
 
     @property
     def routes(self) -> bool:
@@ -169,7 +171,7 @@ class OldSide:
             return self._peer_died(event)
         if isinstance(event, RoleAnswer):
             return self._answered(event, now)
-        if not isinstance(event, Said):
+        if not isinstance(event, Said) or self._ended:
             return []
         word = event.word
         if self.state is Old.ASKED and word == "hello":
@@ -211,6 +213,7 @@ class OldSide:
         self.deadline = now + OFFER_PATIENCE
         if self.state is Old.OFFERED:
             return [SetRole(Role.OLD, expect=Role.OFFERED)]
+        self._ended = True
         return [
             Note("error", f"upgrade: the new master did not get beyond '{self.state.value}' in time; ending it"),
             EndPeer(master=True),
@@ -259,6 +262,7 @@ class NewSide:
     def __init__(self, same: bool) -> None:
         self.same = same
         self.state = New.JOINING if same else New.APART
+        self._introduced = False  # the old master has told of its router and its workers
 
     @property
     def routes(self) -> bool:
@@ -278,6 +282,9 @@ class NewSide:
             return [Say("prepared")]
         if isinstance(event, RouterPrepared):
             return [GoRouter()]  # the role is ours already: a successor, or the old master has died meanwhile
+        if isinstance(event, Said) and event.word == "introduced":
+            self._introduced = True
+            return []
         if isinstance(event, Said) and event.word == "offered" and self.state is New.PREPARED:
             return [SetRole(Role.NEW, expect=Role.OFFERED)]
         if isinstance(event, Said) and event.word == "refused" and not self.routes:
@@ -294,6 +301,8 @@ class NewSide:
     def _peer_died(self) -> list[Command]:
         if self.state in (New.ROUTING, New.STABLE, New.APART):
             return [Note("info", "the old master has ended"), Restore()]
+        if not self._introduced:  # its router, which outlives it, cannot be ended, nor its workers' slots be avoided
+            return [GiveUp("the old master died before it told of its router and its workers")]
         waiting = self.state is New.PREPARED
         self.state = New.ROUTING
         # Its router outlives it for its workers' sake; ours takes over at once.

@@ -107,10 +107,10 @@ class Lifecycle:
         self._router_at = None
         self._router_started = self._now
         self.do(ForkRouter(candidate=not self.other.routes))
+        self.other.router_forked()
 
     def _router_is_up(self, _: RouterUp) -> None:
         self.router_up = self._router_ever_up = True
-        self.other.router_is_up()
         self.bury_all()
 
     def forget_router(self) -> bool:

@@ -86,11 +86,6 @@ class TwoMasters:
         if self.peer_alive:
             self._server.do(handover.Say("leaving"))
 
-    def router_is_up(self) -> None:
-        """Whom the other has to end should it outlive us."""
-        if self.peer_alive:
-            self._server.do(handover.Say("router"))
-
     def upgrade(self, patience: float, now: float) -> None:
         """Begin one, unless the last is not over."""
         server = self._server
@@ -114,6 +109,11 @@ class TwoMasters:
         commands = self.old.router_gone(now) if self.old is not None else []
         self._perform(commands)
         return bool(commands)
+
+    def router_forked(self) -> None:
+        """At once: the other has to end it should it outlive us."""
+        if self.peer_alive:
+            self._server.do(handover.Say("router"))
 
     def forked(self, child: Child) -> None:
         if self.peer_alive:
@@ -196,6 +196,7 @@ class TwoMasters:
         self._server.do(handover.Say("router"))
         for child in children.all():
             self._server.do(handover.Say("forked", (child.slot, child.generation)))
+        self._server.do(handover.Say("introduced"))
 
     def _foreign_died(self, slot: int) -> None:
         """While its own master lives, that one sees to it."""

@@ -90,6 +90,8 @@ class Pair:
                 event = self.to_old.pop(0)
                 if self.alive["old"]:
                     self.perform("old", self.old.handle(event, self.now))
+                    if event == Said("hello", (1,)) and self.alive["old"]:
+                        self.to_new.append(Said("introduced"))
 
 
 def test_everything_goes_well() -> None:
@@ -163,6 +165,35 @@ def test_who_was_faster_but_hangs_before_it_says_so_is_ended_too() -> None:
     assert handover.EndPeer(master=True) in old.tick(16.0)
     commands = old.handle(handover.PeerDied(-9), 16.1)
     assert handover.SetRole(Role.OLD) in commands and handover.ReplaceRouter() in commands
+
+
+@pytest.mark.parametrize("answered", [False, True])
+def test_what_one_said_that_was_ended_for_its_slowness_does_not_count(answered: bool) -> None:
+    old = offered()
+    if answered:
+        old.handle(Said("taken"), 1.0)
+    else:
+        old.tick(handover.OFFER_PATIENCE)
+        old.handle(handover.RoleAnswer(False), 10.0)
+    assert handover.EndPeer(master=True) in old.tick(16.0)
+    assert old.handle(Said("stable"), 16.0) == []  # read only now: nobody serves if we retire
+    commands = old.handle(handover.PeerDied(-9), 16.1)
+    assert handover.SetRole(Role.OLD) in commands and handover.ReplaceRouter() in commands
+
+
+def prepared(introduced: bool = True) -> NewSide:
+    new = NewSide(True)
+    assert new.handle(handover.RouterPrepared(), 0.0) == [handover.Say("prepared")]
+    if introduced:
+        new.handle(Said("introduced"), 0.0)
+    return new
+
+
+def test_a_new_master_takes_the_role_of_one_that_died_only_if_it_knows_what_to_end() -> None:
+    assert handover.SetRole(Role.NEW) in prepared().handle(handover.PeerDied(0), 1.0)
+    for new in (prepared(introduced=False), NewSide(True)):
+        commands = new.handle(handover.PeerDied(0), 1.0)
+        assert [type(command) for command in commands] == [handover.GiveUp] and not new.routes
 
 
 def test_a_router_that_dies_unasked_is_not_the_handovers_business() -> None:

@@ -178,11 +178,41 @@ def test_an_old_master_that_dies_before_the_handover_leaves_the_role_to_the_new_
     pair.new = Lifecycle(Limits(2, 4, 5.0, 10.0), range(1, 8), handover.NewSide(True))
     for command in pair.new.handle(words.Started(), pair.old.now):
         assert not isinstance(command, words.ForkWorker)
+    pair.new.handle(handover.Said("introduced"), pair.old.now)
     commands = pair.new.handle(handover.PeerDied(0), pair.old.now)
     assert handover.EndPeer(master=False) in commands and handover.SetRole(handover.Role.NEW) in commands
     commands = pair.new.handle(handover.RouterPrepared(), pair.old.now)
     assert handover.GoRouter() in commands
     assert any(isinstance(command, words.ForkWorker) for command in pair.new.handle(words.RouterUp(), pair.old.now))
+
+
+def test_an_old_master_that_dies_before_it_is_known_what_it_leaves_has_no_successor() -> None:
+    pair = Pair()
+    pair.new = Lifecycle(Limits(2, 4, 5.0, 10.0), range(1, 8), handover.NewSide(True))
+    pair.new.handle(words.Started(), pair.old.now)
+    commands = pair.new.handle(handover.PeerDied(0), pair.old.now)
+    assert words.StopRouter() in commands and any(isinstance(command, words.Exit) for command in commands)
+    assert not any(isinstance(command, (handover.SetRole, handover.GoRouter)) for command in commands)
+
+
+def test_what_an_old_master_has_is_told_before_it_says_that_this_was_all() -> None:
+    pair = Pair()
+    pair.start_new()
+    said = [command.word for side, command in pair.log if side == "old" and isinstance(command, handover.Say)]
+    assert said[: said.index("introduced")] == ["held", "router", "forked", "forked"]
+
+
+@pytest.mark.parametrize("side", ["old", "new"])
+def test_of_a_router_that_replaces_a_dead_one_the_other_master_is_told(side: str) -> None:
+    pair = Pair()
+    if side == "new":
+        pair.start_new()
+    pair.log.clear()
+    pair.old.now += 5.0
+    pair.routers[side] = False
+    pair.play(side, words.RouterDied(-9))
+    told = [command for at, command in pair.log if at == side and isinstance(command, (words.ForkRouter, handover.Say))]
+    assert told[:2] == [words.ForkRouter(candidate=False), handover.Say("router")]
 
 
 def test_a_second_upgrade_waits_for_the_end_of_the_first() -> None:
@@ -280,11 +310,3 @@ def test_a_router_that_stands_in_for_one_that_died_while_it_waited_waits_too() -
     assert new.handle(handover.RouterPrepared(), 0.0) == [handover.Say("prepared")]
     assert words.ForkRouter(candidate=True) in new.handle(words.RouterDied(-9), 5.0)
     assert new.handle(handover.RouterPrepared(), 5.1) == [handover.Say("prepared")]
-
-
-def test_each_master_knows_the_router_that_the_other_has_now() -> None:
-    pair = Pair()
-    pair.start_new()
-    pair.log.clear()
-    pair.play("new", words.RouterUp())
-    assert ("new", handover.Say("router")) in pair.log
