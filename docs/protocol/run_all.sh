@@ -1,7 +1,7 @@
 #!/bin/bash
 # Runs every model and every mutant of it, two at a time; status 1 unless each is as wanted: the protocol without an
 # error in its full state space, each mutant with a counter-example.  Needs spin (6.5) and gcc; about 3.5 GB of memory.
-# With words as arguments, only the models whose name contains one of them; with --quick first, without the three
+# With words as arguments, only the models whose name contains one of them; with --quick first, without the four
 # largest state spaces, which take four of five minutes and most of the memory.
 cd "$(dirname "$0")" || exit 1
 if ! command -v spin >/dev/null; then
@@ -63,7 +63,9 @@ mutants router_crash "" HEAD_FIRST NO_OPLOG W_ONLY W_AFTER T_AFTER_W ONE_BUFFER 
     SEQUENCE_LATE RECOVER_SEQUENCE_LATE KEEP_NUMBER
 
 one OK handover ""
-mutants handover "" RECLAIM_STORE ACTIVE_BEFORE_CAS OFFER_BEFORE_PARK NO_RECLAIM
+$large OK handover "-DDEATHS=3"
+mutants handover "" RECLAIM_STORE ACTIVE_BEFORE_CAS OFFER_BEFORE_PARK NO_RECLAIM NO_TAKE TAKE_WITHOUT_END ROUTER_UNTOLD \
+    TAKE_UNKNOWN PREPARED_GOES HEED_THE_DEAD
 
 for defines in "" "-DFRAGS=3" "-DNO_RESTART"; do one OK fragments "$defines"; done
 mutants fragments "" NO_DISCARD "KEY_SLOT_ONLY -DNO_DISCARD -DNO_RESTART" KEY_RING DISCARD_SLOT NO_DRAIN_AT_GONE SKIP_AT_GONE

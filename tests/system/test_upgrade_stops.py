@@ -1,4 +1,4 @@
-"""SIGTERM to one of the two masters of an upgrade: the other serves on, on the same sockets."""
+"""SIGTERM to one of the two masters of an upgrade: the other serves on, on the same sockets.  Or SIGKILL."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.server import Server
-from tests.system.clients import Load, get, in_flight, is_gone
+from tests.system.clients import Load, children, get, in_flight, is_gone
 
 APP = "tests.system.app:app"
 
@@ -61,3 +61,19 @@ def test_an_old_master_finishes_though_the_new_one_is_killed_meanwhile(server: S
     os.kill(new, signal.SIGKILL)
     assert slow.result()[0] == 200
     assert server.process.wait(30) == 0
+
+
+def test_a_new_master_whose_old_one_is_killed_before_they_have_met_leaves_its_segment_alone(
+    server: Server, tmp_path: Path
+) -> None:
+    (tmp_path / "version").write_text("two")
+    slow = in_flight(server, "/slow?s=2")
+    before = children(server.pid)
+    server.send_signal(signal.SIGUSR2)
+    (new,) = server.wait(lambda: children(server.pid) - before)
+    server.process.kill()
+    server.wait(lambda: "the old master died before it told" in server.log)
+    # The router and the worker that the dead one leaves finish, and nobody is in their way.
+    assert slow.result()[0] == 200
+    server.wait(lambda: is_gone(new))
+    assert len(re.findall(r"worker=\d+ gen=\d+ pid=\d+ ready", server.log)) == 1
