@@ -95,7 +95,8 @@ class Connection(Sending):
                 self.close()
             return
         if not data:
-            self.close()
+            if self._proxy or HEAD_END not in self.buffer:  # else its turn comes first, and this is seen once more
+                self.close()
             return
         self._take(self.buffer + data if self.buffer else data)
 
@@ -309,7 +310,11 @@ class Connection(Sending):
             server.running.entries.pop(exchange, None)
         if self.closed:
             pass
-        elif self.handed is not None or self.gone or (last and not self.buffer and self.plain):
+        elif (
+            self.handed is not None
+            or (self.gone and not (keep and self.buffer))  # what was asked before the client's end is answered
+            or (last and not self.buffer and self.plain)
+        ):
             self.close()
         elif not keep:
             if self.detached:
@@ -317,8 +322,8 @@ class Connection(Sending):
                 self.io.start(self._readable)
             self.end()
         else:
-            if self._paused:
-                self._paused = False
+            if self._paused or self.gone:  # the client's end is seen once more, behind what came before it
+                self._paused = self.gone = False
                 self.io.start(self._readable)
             if self.buffer:
                 server.loop.run_callback(self._again)

@@ -190,6 +190,39 @@ def test_a_client_that_goes_is_noticed_while_the_application_waits(early: bytes)
         wait_until(lambda: server.server.stats.connections == 0)
 
 
+def test_what_came_before_the_client_said_that_it_says_no_more_is_answered() -> None:
+    go = threading.Event()
+
+    def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        while not go.is_set():
+            gevent.sleep(0.01)
+        return path(environ, start_response)
+
+    with Running(application) as server, server.connect() as client:
+        client.sendall(b"".join(GET.replace(b"/ ", b"/%d " % number) for number in range(3)) + b"GET /part")
+        client.shutdown(socket.SHUT_WR)
+        wait_until(lambda: server.call(lambda: [one.gone for one in server.server.connections]) == [True])
+        go.set()
+        assert [read_answer(client).body for _ in range(3)] == [b"/0", b"/1", b"/2"]
+        assert client.recv(1) == b""
+        wait_until(lambda: server.server.stats.connections == 0)
+
+
+def test_the_client_s_end_does_not_come_before_the_request_that_it_sent_last() -> None:
+    def look(connection: Any) -> None:  # before the next request's turn
+        server.server.loop.run_callback(connection._readable)
+
+    options = {"bind_request": lambda connection: connection, "unbind_request": look}
+    with Running(path, **options) as server, server.connect() as client:
+        release = threading.Event()
+        server.server.loop.run_callback_threadsafe(release.wait, 20)  # so that all of it comes at once
+        client.sendall(GET.replace(b"/ ", b"/0 ") + GET.replace(b"/ ", b"/1 "))
+        client.shutdown(socket.SHUT_WR)
+        release.set()
+        assert [read_answer(client).body for _ in range(2)] == [b"/0", b"/1"]
+        assert client.recv(1) == b""
+
+
 SO_ATTACH_FILTER = 26  # socket(7)
 NOTHING = struct.pack("HBBI", 0x06, 0, 0, 0)  # classic BPF: every segment is dropped, so nothing is acknowledged
 
