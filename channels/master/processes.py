@@ -7,6 +7,7 @@ else's child is ever waited for.
 from __future__ import annotations
 
 import array
+import math
 import os
 import select
 import signal
@@ -86,7 +87,14 @@ class Process:
 
     def wait_dead(self, seconds: float) -> bool:
         """For the very end: wait until it is a zombie."""
-        return bool(select.select([self.pidfd], [], [], max(seconds, 0.0))[0])
+        return wait_readable(self.pidfd, seconds)
+
+
+def wait_readable(fd: int, seconds: float) -> bool:
+    """A pidfd is when its process is dead.  Of any number, which select(2) does not take."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(max(math.ceil(seconds * 1000), 0)))
 
 
 def send_fds(link: socket.socket, message: bytes, fds: Sequence[int]) -> bool:

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import logging
 import os
-import select
 import signal
 import socket
 import sys
@@ -80,7 +79,7 @@ class Peer:
         self.router_pidfd = pidfd
 
     def is_dead(self) -> bool:
-        return bool(select.select([self.process.pidfd], [], [], 0)[0])
+        return processes.wait_readable(self.process.pidfd, 0)
 
     def status(self) -> int:
         """Of a dead one; a parent's is not ours to know."""
@@ -95,7 +94,7 @@ class Peer:
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
             except ProcessLookupError:
                 continue
-            select.select([pidfd], [], [], DEAD_WAIT)
+            processes.wait_readable(pidfd, DEAD_WAIT)
 
     def close_in_child(self) -> None:
         """In a process that this master has forked."""

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import resource
 import select
 import signal
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from channels.master import processes
+from channels.master import processes, upgrade
 from tests.cluster import wait_until
 
 
@@ -133,9 +136,48 @@ def test_forking_many_leaves_no_descriptor_and_no_zombie() -> None:
     assert not Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
 
 
-def test_no_descriptors_left_is_an_error_and_leaves_no_child() -> None:
-    import resource
+@pytest.fixture
+def many_descriptors() -> Iterator[None]:
+    """Whatever is opened now has a number that select(2) does not take."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limits[1] < 1200:
+        pytest.skip("no more than 1024 descriptors are allowed here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(limits[0], 1200), limits[1]))
+    null = os.open(os.devnull, os.O_RDONLY)
+    held = [null]
+    while held[-1] < 1024:
+        held.append(os.dup(null))
+    yield
+    for fd in held:
+        os.close(fd)
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
+
+def test_a_death_is_seen_through_a_descriptor_of_any_number(many_descriptors: None) -> None:
+    process = fork(lambda link: 0)
+    assert process.pidfd > 1023 and process.wait_dead(30)
+    process.reap()
+
+
+def test_the_other_master_dies_behind_a_descriptor_of_any_number(many_descriptors: None) -> None:
+    process = fork(lambda link: signal.pause() or 0)
+    peer = upgrade.Peer(process, is_child=True)
+    assert process.pidfd > 1023 and not peer.is_dead()
+    peer.end(master=True)
+    assert peer.is_dead() and peer.status() == -signal.SIGKILL
+    peer.close()
+
+
+def test_a_wait_for_a_death_ends_when_its_time_is_up() -> None:
+    process = fork(lambda link: signal.pause() or 0)
+    began = time.monotonic()
+    assert not process.wait_dead(0.2) and time.monotonic() - began >= 0.2
+    process.kill(signal.SIGKILL)
+    assert process.wait_dead(30)
+    process.reap()
+
+
+def test_no_descriptors_left_is_an_error_and_leaves_no_child() -> None:
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     used = len(os.listdir("/proc/self/fd")) - 1
     for spare in range(4):
