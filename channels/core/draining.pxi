@@ -14,9 +14,21 @@ cdef int set_row(Endpoint self, LocalChannel channel, uint32_t row, uint32_t gen
     Py_INCREF(channel)
     self.by_row[row] = <PyObject *>channel
     channel.row, channel.row_generation, channel.epoch, channel.last = row, generation, epoch, last
-    for binding in channel.bindings:
+    for binding in list(channel.bindings):
+        if binding.queue is not None and binding.queue.count:
+            binding = renewed(binding)
         binding.last, binding.skipped = last, None
     return 0
+
+
+cdef Binding renewed(Binding former):
+    """Another one in its place: what waits in the queue was numbered otherwise, and is counted by the former."""
+    cdef Binding made = Binding.__new__(Binding)
+    made.channel, made.queue, made.place = former.channel, former.queue, former.place
+    made.exact, made.prefixes = former.exact, former.prefixes
+    made.channel.bindings[made.place] = made
+    made.queue.bindings[made.channel] = made
+    return made
 
 
 cdef int clear_row(Endpoint self, LocalChannel channel) except -1:

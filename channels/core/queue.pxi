@@ -388,7 +388,7 @@ cdef class Queue(Member):
         gone = []
         for i in range(self.count):
             entry = self.entries[(self.first + i) & (self.capacity - 1)]
-            if entry.binding == <PyObject *>binding:
+            if (<Binding>entry.binding).channel is binding.channel:
                 self.bytes_waiting -= PyBytes_GET_SIZE((<Message>entry.message).data)
                 gone.append(<object>entry.message)
                 Py_DECREF(<object>entry.message)

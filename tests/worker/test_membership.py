@@ -113,3 +113,25 @@ def outcome(label):
     joiners[label].join()
     error = joiners[label].exception
     return None if error is None else type(error).__name__
+
+
+def test_numbers_that_begin_anew_are_not_counted_against_those_that_wait(plain):
+    """As when a row that only prefixes kept was given away, and its channel has another one now."""
+    got = [(b"%d" % number, 0) for number in range(5)]
+    assert plain.workers[1].run(receive_in_another_row, "drain") == [*got, (b"new", 0)]
+    assert plain.workers[1].run(receive_in_another_row, "leave") == []
+
+
+def receive_in_another_row(end):
+    mine, client = channels.subscribe("room"), fabric.current()
+    with mine, channels.subscribe("other"):
+        for number in range(5):
+            channels.channel_send("room", b"%d" % number)
+        kept.flush()
+        row, generation, _ = client.endpoint.listeners("other")
+        client.endpoint.place(client.membership.channels["room"], row, generation, 2, 0)
+        channels.channel_send("other", b"new")
+        kept.flush()
+        if end == "leave":
+            mine.leave("room")
+        return [(message.data, message.missed) for message in mine.drain()]
