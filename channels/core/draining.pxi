@@ -39,18 +39,21 @@ cdef int clear_row(Endpoint self, LocalChannel channel) except -1:
     return 0
 
 
-cdef LocalChannel unknown_channel(Endpoint self, const record *header):
-    """A row this worker is in by a prefix, seen for the first time; None when it has left since."""
+cdef LocalChannel unknown_channel(Endpoint self, const record *header, uint64_t last):
+    """A row this worker is in by a prefix, seen for the first time; None when it has left since.
+
+    `last`: where its messages are taken from when the row is older than the worker's joining of the prefix.
+    """
     cdef uint8_t name[256]
     cdef uint32_t length
     cdef uint64_t epoch
     cdef LocalChannel channel
     if table_name(&self.segment.c, header.row, header.row_generation, name, &length, &epoch) != TABLE_OK:
         return None
-    channel = self.resolve(PyUnicode_DecodeUTF8(<const char *>name, length, "replace"))
+    channel, since = self.resolve(PyUnicode_DecodeUTF8(<const char *>name, length, "replace"))
     if channel is None:
         return None
-    set_row(self, channel, header.row, header.row_generation, epoch, header.sequence - 1)
+    set_row(self, channel, header.row, header.row_generation, epoch, 0 if since < epoch else last)
     return channel
 
 
@@ -84,7 +87,7 @@ cdef int take_uncommon(Endpoint self, const record *header, const uint8_t *body)
         if channel.row_generation != header.row_generation:
             channel = None
     if channel is None:
-        channel = unknown_channel(self, header)
+        channel = unknown_channel(self, header, header.sequence - 1)
     if channel is None or header.sequence <= channel.last:
         shared_plus(&self.counters[10], 1)
         if channel is None and header.flags & FLAG_LARGE:
@@ -179,11 +182,14 @@ cdef int note_lost(Endpoint self, LocalChannel channel, uint64_t number) except 
 
 
 cdef int take_gap(Endpoint self, const record *header) except -1:
-    cdef LocalChannel channel
-    if header.row >= self.segment.c.at.rows or self.by_row[header.row] == NULL:
+    cdef LocalChannel channel = None
+    if header.row >= self.segment.c.at.rows or header.sequence == 0:
         return 0
-    channel = <LocalChannel>self.by_row[header.row]
-    if channel.row_generation == header.row_generation and header.sequence > channel.last:
+    if self.by_row[header.row] != NULL:
+        channel = <LocalChannel>self.by_row[header.row]
+    if channel is None or channel.row_generation != header.row_generation:
+        channel = unknown_channel(self, header, header.sequence)
+    if channel is not None and header.sequence > channel.last:
         note_lost(self, channel, header.sequence - channel.last)
         channel.last = header.sequence
         self.events.append(("gap", channel))
@@ -217,9 +223,11 @@ cdef int take_control(Endpoint self, const record *header, const uint8_t *body) 
 
 
 cdef int take_joined(Endpoint self, const record *header, const joined_payload *joined) except -1:
-    cdef LocalChannel channel = self.pending_joins.pop(joined.token, None)
-    if channel is not None and joined.status == 0 and not header.flags & (FLAG_PREFIX | FLAG_OPEN):
-        set_row(self, channel, header.row, header.row_generation, header.time_ns, header.sequence)
+    owner = self.pending_joins.pop(joined.token, None)
+    if owner is not None and joined.status == 0 and header.flags & FLAG_PREFIX:
+        owner.since = header.sequence
+    elif owner is not None and joined.status == 0 and not header.flags & FLAG_OPEN:
+        set_row(self, <LocalChannel?>owner, header.row, header.row_generation, header.time_ns, header.sequence)
     self.events.append(("joined", joined.token, joined.status))
     return 0
 

@@ -32,10 +32,10 @@ cdef class Endpoint:
     cdef object getcurrent
     cdef uint64_t received, received_bytes  # since the counters were written
     cdef Py_ssize_t senders_waiting
-    cdef public dict pending_joins  # token -> LocalChannel: placed when the answer is read, before what follows it
+    cdef public dict pending_joins  # token -> LocalChannel, or whose `since` is set: when the answer is read, before what follows
     cdef public list woken     # queues whose waiter is to be switched to
     cdef public list events    # what the owner has to act on, in order
-    cdef public object resolve # (name) -> LocalChannel or None: who here has joined a prefix of it
+    cdef public object resolve # (name) -> (LocalChannel or None, epoch since when a prefix of it is joined here)
     cdef public object yield_hub  # let other greenlets run
     cdef public object slow_send  # (channel, data, event, timeout, need) -> int
     cdef public object schedule   # deliver `woken` and `events` soon

@@ -83,7 +83,7 @@ struct record {
     uint8_t hops;        /* alerts: how many handlers this one is a consequence of */
     worker_id source;
     worker_id destination; /* another generation's record is dropped by its receiver and counted */
-    uint64_t sequence;     /* down: the channel's number; alerts: correlation; JOIN: token */
+    uint64_t sequence;     /* down: the channel's number; alerts: correlation; JOIN: token; a prefix's JOINED: epoch */
     union {
         struct {
             uint32_t row;

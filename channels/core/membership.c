@@ -160,6 +160,8 @@ static void answer(struct router *self, uint32_t slot, const struct record *aske
         joined.sequence = self->shadow[number].sequence;
         joined.row_generation = row_generation(shared_load(&row->version));
         joined.time_ns = shared_load(&row->epoch);
+        if ((asked->flags & FLAG_PREFIX) != 0) /* rows with a later epoch were made after it was let in */
+            joined.sequence = shared_load(&self->control->last_epoch);
     }
     fanout_control(self, slot, &joined, &payload);
 }

@@ -197,10 +197,10 @@ class Assembly: ...
 
 @disjoint_base
 class Endpoint:
-    pending_joins: dict[int, LocalChannel]
+    pending_joins: dict[int, Any]
     woken: list[Any]
     events: list[Any]
-    resolve: Callable[[str], Optional[LocalChannel]]
+    resolve: Callable[[str], tuple[Optional[LocalChannel], int]]
     yield_hub: Callable[[], object]
     slow_send: Callable[[Any, Any, Any, Any, int], int]
     schedule: Callable[[], object]

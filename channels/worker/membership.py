@@ -15,6 +15,7 @@ from channels.settings import Settings
 from channels.worker.room import Room, Wake
 
 OK, TABLE_FULL, NOBODY = 0, 1, 3  # the router's answers: JOIN_STATUS of core/layout.h
+NEVER = (1 << 64) - 1
 GIVEN_UP = -1  # nobody wants the answer any more: whoever waits for it looks again
 
 
@@ -35,13 +36,14 @@ class Pending:
 class LocalPrefix:
     """A prefix that someone in this worker has joined."""
 
-    __slots__ = ("joined", "name", "pending", "queues")
+    __slots__ = ("joined", "name", "pending", "queues", "since")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.queues: list[native.Member] = []
         self.joined = False
         self.pending: Pending | None = None
+        self.since = NEVER  # epoch: this worker is in every matching channel that began later, from its first message
 
 
 def _joins(pending: Pending | None, member: native.Member) -> bool:
@@ -87,7 +89,7 @@ class Membership:
         self._token += 1
         pending.token = self._token
         self._pending[pending.token] = pending
-        if isinstance(pending.owner, native.LocalChannel):
+        if pending.owner is not None:
             self._endpoint.pending_joins[pending.token] = pending.owner
         self._ask(pending.what, pending.token, pending.name)
 
@@ -248,12 +250,13 @@ class Membership:
                 self._endpoint.displace(owner)
                 del self.channels[owner.name]
 
-    def _resolve(self, name: str) -> native.LocalChannel | None:
-        """A channel seen for the first time, because of a prefix."""
-        if not any(name.startswith(local.name) and local.queues for local in self.prefixes.values()):
-            return None
+    def _resolve(self, name: str) -> tuple[native.LocalChannel | None, int]:
+        """A channel seen for the first time, because of a prefix, and since which epoch none of it can be unseen."""
+        found = [local for local in self.prefixes.values() if name.startswith(local.name) and local.queues]
+        if not found:
+            return None, NEVER
         channel = self.channels.get(name)
-        return self._add_channel(name) if channel is None else channel
+        return self._add_channel(name) if channel is None else channel, min(local.since for local in found)
 
     def _add_channel(self, name: str) -> native.LocalChannel:
         """A channel that somebody here is in from now on, and with them those whose prefixes it matches."""

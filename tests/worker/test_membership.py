@@ -135,3 +135,37 @@ def receive_in_another_row(end):
         if end == "leave":
             mine.leave("room")
         return [(message.data, message.missed) for message in mine.drain()]
+
+
+@pytest.mark.parametrize("names", [50, 100], ids=["noted one by one", "too many to note"])
+@pytest.mark.parametrize("killed", [False, True], ids=["", "and the router is killed"])
+def test_losses_of_channels_that_a_prefix_has_not_met_yet_are_told(names, killed):
+    with Cluster(2, spill_soft=65536, spill_hard=65536) as cluster:
+        cluster.workers[1].run(kept.open_subscription, "s", "job:*", maxlen=10_000)
+        cluster.workers[1].signal(signal.SIGSTOP)
+        try:
+            cluster.workers[2].run(send_to_each, names, 300 // names, 10_000)
+            if killed:
+                cluster.kill_router()
+        finally:
+            cluster.workers[1].signal(signal.SIGCONT)
+        wait_until(lambda: cluster.workers[1].run(taken_and_lost, "s") == 300, 10)
+        cluster.workers[2].run(send_to_each, names, 1, 1)
+        wait_until(lambda: cluster.workers[1].run(taken_and_lost, "s") == 300 + names, 10)
+        taken = cluster.workers[1].run(taken_and_missed, "s")
+        assert sum(1 + missed for _, missed in taken) == 300 + names
+        assert max(missed for _, missed in taken) > 0
+
+
+def send_to_each(names, count, size):
+    for _ in range(count):
+        for number in range(names):
+            channels.channel_send(f"job:{number}", bytes(size))
+
+
+def taken_and_lost(key):
+    return kept.subscriptions[key].pending + kept.subscriptions[key].dropped
+
+
+def taken_and_missed(key):
+    return [(message.channel, message.missed) for message in kept.subscriptions[key].drain()]
