@@ -23,6 +23,7 @@ log = logging.getLogger("channels")
 STATUS_BOOT = 3
 STATUS_APP = 4
 LINK_BYTES = 65536
+TERM_GRACE = 0.5  # seconds after SIGTERM for the supervisor's word: whoever signals the whole group stops that too
 
 
 def run(given: Assignment, extensions: Sequence[str] = ()) -> int:
@@ -106,7 +107,7 @@ class _Worker:
         from gevent.event import AsyncResult
 
         outcome: Any = AsyncResult()
-        gevent.signal_handler(signal.SIGTERM, outcome.set, "drain")
+        gevent.signal_handler(signal.SIGTERM, gevent.spawn_later, TERM_GRACE, self._drain_alone, outcome)
         gevent.spawn(self._listen, outcome)
         self.serving.on_leaving = lambda reason: self._say(f"leaving {reason}")
         self.client.endpoint.set_ready(True)
@@ -126,6 +127,11 @@ class _Worker:
             extension.draining()
         self.serving.drain(self.given.settings.graceful_timeout, last=word == "finish")
         return 0
+
+    def _drain_alone(self, outcome: Any) -> None:
+        """SIGTERM, and the supervisor says nothing: others go on accepting."""
+        if not outcome.ready():
+            outcome.set("drain")
 
     def _listen(self, outcome: Any) -> None:
         import gevent

@@ -136,6 +136,23 @@ def test_a_graceful_stop_finishes_what_runs_and_frees_the_port(number: signal.Si
         assert is_free(address) and all(map(is_gone, workers))
 
 
+def test_a_stop_of_the_whole_group_answers_what_the_kernel_has_queued() -> None:
+    with Server(APP, workers=1) as server:
+        in_flight(server, "/block?s=1")
+        clients = [socket.create_connection(server.address, timeout=30) for _ in range(60)]
+        for client in clients:
+            client.sendall(b"GET /pid HTTP/1.1\r\nHost: a\r\n\r\n")
+        os.kill(server.pid, signal.SIGSTOP)  # it is the slower one
+        server.send_signal(signal.SIGTERM)
+        (worker,) = server.workers.values()
+        os.kill(worker, signal.SIGTERM)
+        assert clients[0].recv(15) == b"HTTP/1.1 200 OK"
+        os.kill(server.pid, signal.SIGCONT)
+        assert {client.recv(15) for client in clients[1:]} == {b"HTTP/1.1 200 OK"}
+        for client in clients:
+            client.close()
+
+
 def test_a_graceful_stop_ends_streams_cleanly() -> None:
     with Server(APP, workers=2) as server:
         streams = [Stream(server, "/stream") for _ in range(6)]
