@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import subprocess
+from multiprocessing.connection import Connection
 from typing import Callable
 
 import gevent.socket
@@ -33,11 +34,11 @@ def refused(channel: str) -> int:
     return 1
 
 
-def leave(channel: str) -> None:
+def leave(channel: str, to: Connection) -> None:
     """In a child of multiprocessing."""
-    status = refused(channel)
+    to.send_bytes(bytes([refused(channel)]))
     _sleep(LIVES)
-    os._exit(status)
+    os._exit(0)
 
 
 def by_fork(channel: str) -> int:
@@ -59,10 +60,19 @@ def by_fork(channel: str) -> int:
 
 
 def by_multiprocessing(channel: str, kind: str = "fork") -> int:
-    child = multiprocessing.get_context(kind).Process(target=leave, args=(channel,))  # type: ignore[attr-defined]
+    """What the child says; -1: nothing, in time.  Its status is not known when gevent's loop has reaped it."""
+    context = multiprocessing.get_context(kind)
+    ours, theirs = context.Pipe(False)
+    child = context.Process(target=leave, args=(channel, theirs))  # type: ignore[attr-defined]
     child.start()
+    theirs.close()
+    try:
+        said = ours.recv_bytes()[0] if ours.poll(30) else -1
+    except EOFError:
+        said = -1
+    ours.close()
     child.join(30)
-    return -1 if child.exitcode is None else int(child.exitcode)
+    return said or int(child.exitcode or 0)
 
 
 def by_subprocess(channel: str) -> int:
