@@ -206,19 +206,38 @@ cdef int take_control(Endpoint self, const record *header, const uint8_t *body) 
         take_gap(self, header)
     elif header.type == RECORD_HERE:
         endpoint_peer_here(&self.c, slot)
-        drain_peer(self, slot, 1 << 20)
-        self.events.append(("here", slot, WORKER_GENERATION(header.source)))
+        meet_peer(self, slot, WORKER_GENERATION(header.source))
     elif header.type == RECORD_GONE:
         if 0 < slot < self.segment.c.at.slots and slot != self.c.slot:
-            drain_peer(self, slot, 1 << 30)  # nothing follows what stands there now
-            endpoint_peer_gone(&self.c, slot)
+            drain_peer(self, slot, 1 << 30)  # nothing of it follows what stands there now
+            if segment_generation(&self.segment.c, slot) <= WORKER_GENERATION(header.source) + 1:
+                endpoint_peer_gone(&self.c, slot)  # else there is another already, which was announced
             discard_bodies(self, header.source)
             self.events.append(("gone", slot, WORKER_GENERATION(header.source)))
     elif header.type == RECORD_RESYNC:
         endpoint_rescan(&self.c)
+        for slot in range(1, self.segment.c.at.slots):
+            meet_peer(self, slot, segment_generation(&self.segment.c, slot))
         self.events.append(("resync",))
     else:
         shared_plus(&self.counters[10], 1)
+    return 0
+
+
+cdef int meet_peer(Endpoint self, uint32_t slot, uint64_t generation) except -1:
+    """The generation of a slot as it is now: who held it before is gone, though the word of it may have been lost.
+
+    Whole bodies stay: what orders them may stand in a spill that a router has handed to the next.
+    """
+    cdef Assembly assembly
+    if not 0 < slot < self.segment.c.at.slots or slot == self.c.slot or generation == 0:
+        return 0
+    drain_peer(self, slot, 1 << 30)
+    for assembly in list(self.assemblies.values()):
+        if not assembly.complete and WORKER_SLOT(assembly.source) == slot and (
+                WORKER_GENERATION(assembly.source) < generation):
+            forget_body(self, (assembly.source, assembly.message_id))
+    self.events.append(("gone", slot, generation - 1))
     return 0
 
 

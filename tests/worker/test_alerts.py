@@ -21,6 +21,7 @@ from channels.errors import (
 )
 from channels.worker import client as fabric
 from tests.cluster import Cluster, wait_until
+from tests.worker import kept
 
 MIB = 1 << 20
 heard: list = []
@@ -193,6 +194,36 @@ def test_who_waits_for_room_in_the_ring_of_somebody_who_dies_is_told_that_it_is_
     with pytest.raises(WorkerGone):
         one.result()
     assert one.run(waiting_for, two.slot) == 0
+
+
+def answer_never():
+    alerts.receive("never", lambda data: gevent.sleep(1000), ordered=False)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_call_ends_though_the_word_of_its_workers_death_was_lost_with_a_router(again):
+    with Cluster(3) as cluster:
+        one, two, three = cluster.workers.values()
+        two.run(answer_never)
+        one.run(kept.open_subscription, "s", "room")
+        one.start(alerts.call, two.pid, "never", b"", timeout=None)
+        one.run(gevent.sleep, 0.01)  # and has sent it
+        one.signal(signal.SIGSTOP)
+        try:
+            while three.run(counted, "spilled") == 0:
+                three.run(kept.send_many, "room", 500, b"x" * 1000)
+            cluster.kill(two.slot)
+            if again:
+                cluster.add(two.slot)
+            cluster.kill_router()
+        finally:
+            one.signal(signal.SIGCONT)
+        with pytest.raises(WorkerGone):
+            one.result(10)
+
+
+def counted(name):
+    return fabric.current().segment.router_counters()[name]
 
 
 @pytest.mark.parametrize("size", [0, 1, 4000, 5000, 16_384, MIB, 64 * MIB])
