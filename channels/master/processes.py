@@ -7,6 +7,7 @@ else's child is ever waited for.
 from __future__ import annotations
 
 import array
+import json
 import math
 import os
 import select
@@ -20,6 +21,8 @@ from channels.master import signals
 
 LINK_BYTES = 65536  # the largest message on a link
 FDS_MAX = 8  # descriptors with one message
+UPGRADE = "CHANNELS_UPGRADE"  # in a new master's environment: what it is handed, and the pid of the old one
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
 class Process:
@@ -209,28 +212,33 @@ def become_init() -> None:
     """
     if os.getpid() != 1:
         return
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    child = os.fork()
-    if child == 0:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    main = os.fork()
+    if main == 0:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return
-    main = [child]
-    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD}:
-        try:
-            signal.signal(number, lambda got, frame: _pass_on(main[0], got))
-        except (OSError, ValueError):
-            continue
-    signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     status = 0
     while True:
-        try:
-            pid, raw = os.wait()
-        except ChildProcessError:
-            os._exit(status)
-        if pid == main[0]:
-            code = os.waitstatus_to_exitcode(raw)
-            status = status or (code if code >= 0 else 128 - code)
-            main[0] = _oldest_child() or main[0]
+        number = signal.sigwait(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
+        # The dead first: a signal is for whoever has succeeded them.
+        for pid, raw in iter(_reap_any, (0, 0)):
+            if pid < 0:
+                os._exit(status)
+            if pid == main:
+                code = os.waitstatus_to_exitcode(raw)
+                status = status or (code if code >= 0 else 128 - code)
+                main = _successor(main)
+        if number != signal.SIGCHLD:
+            for pid in [main] if main else _children() if number in _ENDING else []:
+                _pass_on(pid, number)
+
+
+def _reap_any() -> tuple[int, int]:
+    """(pid, status) of a child that is dead, (0, 0) when none is, (-1, 0) when there are no children."""
+    try:
+        return os.waitpid(-1, os.WNOHANG)
+    except ChildProcessError:
+        return -1, 0
 
 
 def _pass_on(pid: int, number: int) -> None:
@@ -240,11 +248,29 @@ def _pass_on(pid: int, number: int) -> None:
         pass
 
 
-def _oldest_child() -> int | None:
-    """The new master, orphaned by the old one."""
+def _children() -> list[int]:
+    """Of process 1."""
     try:
         with open("/proc/self/task/1/children") as file:
-            children = [int(word) for word in file.read().split()]
+            return [int(word) for word in file.read().split()]
     except (OSError, ValueError):
-        return None
-    return min(children, default=None)
+        return []
+
+
+def _successor(dead: int) -> int:
+    """The new master that `dead` has executed, an orphan among orphans; 0: there is none.
+
+    Its workers, and what they have forked, show the same environment: they are younger.
+    """
+    found = []
+    for pid in _children():
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as file:
+                variables = dict(entry.partition(b"=")[::2] for entry in file.read().split(b"\0"))
+            with open(f"/proc/{pid}/stat", "rb") as file:
+                started = int(file.read().rpartition(b")")[2].split()[19])
+            if json.loads(variables[UPGRADE.encode()])["parent"] == dead:
+                found.append((started, pid))
+        except (OSError, ValueError, LookupError, TypeError):
+            continue  # a stranger, or gone
+    return min(found)[1] if found else 0

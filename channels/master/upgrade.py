@@ -17,7 +17,7 @@ from channels.master import processes, signals
 
 log = logging.getLogger("channels")
 
-VARIABLE = "CHANNELS_UPGRADE"
+VARIABLE = processes.UPGRADE
 STATUS_NO_EXEC = 127
 DEAD_WAIT = 5.0  # seconds for the kernel to tear a killed process down
 

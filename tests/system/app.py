@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -79,6 +80,14 @@ def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
             if (grandchild := os.fork()) == 0:
                 os._exit(0)
             os.write(2, f"orphan {grandchild}\n".encode())
+            os._exit(0)
+        os.waitpid(child, 0)
+    if path == "/daemon":
+        if (child := os.fork()) == 0:
+            if (grandchild := os.fork()) == 0:
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+                signal.pause()
+            os.write(2, f"daemon {grandchild}\n".encode())
             os._exit(0)
         os.waitpid(child, 0)
     if path == "/exit":

@@ -51,6 +51,20 @@ def test_a_reload_and_an_upgrade_work_and_the_container_lives_on() -> None:
         assert server.wait_exit() == 0
 
 
+def test_signals_reach_the_new_master_though_daemons_of_the_application_are_older() -> None:
+    with Server(APP, workers=1, prefix=UNSHARE) as server:
+        init = first(server)
+        for count in (1, 2):
+            server.get("/daemon")
+            os.kill(init, signal.SIGUSR2)
+            server.wait_log("the old master has ended", count)
+        os.kill(init, signal.SIGTERM)
+        server.wait_log("stopped: status=0", 3)
+        server.wait(lambda: len(Path(f"/proc/{init}/task/{init}/children").read_text().split()) == 2)  # the daemons
+        os.kill(init, signal.SIGTERM)
+        assert server.wait_exit() == 0
+
+
 def test_orphans_of_the_application_are_reaped() -> None:
     with Server(APP, workers=1, prefix=UNSHARE) as server:
         init = first(server)
