@@ -183,6 +183,7 @@ cdef extern from "spill.h" nogil:
     void spill_copy(const spill *self, uint8_t *to)
 
 cdef extern from "fanout.h" nogil:
+    void fanout_seal(router *self, uint32_t slot)
     c_bool fanout_import(router *self, uint32_t slot, const uint8_t *data, uint64_t size)
 
 cdef extern from "endpoint.h" nogil:

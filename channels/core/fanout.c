@@ -23,6 +23,14 @@ static void lose(struct router *self, struct lane *lane, const struct record *he
     }
 }
 
+static void fall_behind(struct router *self, struct lane *lane) {
+    if (lane->behind)
+        return;
+    lane->behind = true;
+    self->spilling++;
+    shared_store(&segment_mark(self->segment, (uint32_t)(lane - self->lane))->spilled, 1);
+}
+
 static void spill(struct router *self, struct lane *lane, const struct record *header, const void *body) {
     struct spill *store = &lane->spill;
     uint64_t after = store->bytes + record_span(header->length);
@@ -40,11 +48,7 @@ static void spill(struct router *self, struct lane *lane, const struct record *h
         if (is_message(header))
             self->shadow[header->row].waiting++;
     }
-    if (!lane->behind) {
-        lane->behind = true;
-        self->spilling++;
-        shared_store(&segment_mark(self->segment, (uint32_t)(lane - self->lane))->spilled, 1);
-    }
+    fall_behind(self, lane);
 }
 
 static void unspill(struct router *self, struct lane *lane) {
@@ -217,18 +221,30 @@ void fanout_tell_all_gaps(struct router *self, uint32_t slot) {
     }
 }
 
-static void tell_losses(struct router *self, uint32_t slot) {
-    struct lane *lane = &self->lane[slot];
-    struct spill losses = lane->spill;
-    bool resync = lane->resync_due;
-    spill_clear(&lane->spill);
-    lane->resync_due = false;
+/* A gap behind what waits, for each channel that lost its newest; the notes are empty then. */
+static void notes_to_gaps(struct router *self, uint32_t slot) {
+    struct spill *store = &self->lane[slot].spill;
+    struct spill losses = *store;
+    store->note_count = 0;
+    store->notes_overflowed = false;
     for (uint32_t i = 0; i < losses.note_count; i++) {
         struct record gap = gap_record(losses.notes[i].row, losses.notes[i].row_generation, losses.notes[i].sequence);
         fanout_control(self, slot, &gap, NULL);
     }
     if (losses.notes_overflowed)
         fanout_tell_all_gaps(self, slot);
+}
+
+void fanout_seal(struct router *self, uint32_t slot) {
+    if (self->lane[slot].behind)
+        notes_to_gaps(self, slot);
+}
+
+static void tell_losses(struct router *self, uint32_t slot) {
+    struct lane *lane = &self->lane[slot];
+    bool resync = lane->resync_due;
+    lane->resync_due = false;
+    notes_to_gaps(self, slot);
     if (resync) {
         struct record again = {.length = sizeof again, .type = RECORD_RESYNC, .source = WORKER_ID(ROUTER_SLOT, 1)};
         fanout_control(self, slot, &again, NULL);
@@ -310,7 +326,11 @@ bool fanout_import(struct router *self, uint32_t slot, const uint8_t *data, uint
         if (header.length < sizeof header || span > size || span > ring_record_max(lane->down.capacity) ||
             header.destination != lane->id || !goes_down(self, &header))
             return false;
-        spill(self, lane, &header, data + sizeof header);
+        if (header.type == RECORD_GAP) { /* a note again: it keeps the row from being given away */
+            spill_note_loss(&lane->spill, header.row, header.row_generation, header.sequence);
+            fall_behind(self, lane);
+        } else
+            spill(self, lane, &header, data + sizeof header);
         data += span;
         size -= span;
     }

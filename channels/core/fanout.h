@@ -36,6 +36,8 @@ bool fanout_flush(struct router *self);
 void fanout_tell_all_gaps(struct router *self, uint32_t slot);
 /* Does a message of this row, or the news that one was lost, still wait in a spill? */
 bool fanout_row_is_awaited(const struct router *self, uint32_t row);
+/* Turn the notes of what was lost into records behind what is spilled: before it is handed to a successor. */
+void fanout_seal(struct router *self, uint32_t slot);
 void fanout_drop_spill(struct router *self, uint32_t slot);
 /* What a predecessor had spilled for this slot, in the form of spill_copy.  False: it cannot be that; what came before
  * stays. */

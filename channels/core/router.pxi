@@ -185,8 +185,9 @@ cdef class Router:
         return self.c.lane[slot].spill.bytes
 
     def export_spill(self, uint32_t slot):
-        """Everything that is spilled for this slot, for a successor in another master."""
+        """Everything that is spilled for this slot, for a successor in another master; this one is not to route on."""
         self.segment.check_slot(slot)
+        fanout_seal(self.c, slot)
         cdef bytes data = PyBytes_FromStringAndSize(NULL, self.c.lane[slot].spill.bytes)
         spill_copy(&self.c.lane[slot].spill, <uint8_t *>PyBytes_AS_STRING(data))
         return data

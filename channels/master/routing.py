@@ -165,11 +165,8 @@ class Routing:
         while self.spilling() and time.monotonic() < deadline:
             self.router.turn()
             gevent.sleep(0.001)
-        return {
-            slot: (generation, self.router.export_spill(slot))
-            for slot, generation in self.router.live.items()
-            if self.router.spilled_bytes(slot)
-        }
+        spilled = {slot: (generation, self.router.export_spill(slot)) for slot, generation in self.router.live.items()}
+        return {slot: (generation, data) for slot, (generation, data) in spilled.items() if data}
 
     def close(self) -> None:
         """Its watchers go: for tests that end a router without ending the process."""

@@ -307,6 +307,36 @@ TEST(what_a_parked_router_had_spilled_is_imported_in_order) {
     world_free(world);
 }
 
+TEST(what_a_parked_router_had_lost_is_told_by_the_next_though_nothing_more_comes) {
+    struct world *world = world_joined(RING, 2, "news");
+    world->limits.spill_hard_bytes = world->router.limits.spill_hard_bytes = 4096;
+    for (uint32_t i = 0; i < 100; i++) {
+        CHECK_EQ(world_send(world, 1, "news", i, 300), RING_OK);
+        world_turn(world);
+        world_drain(world, 1);
+    }
+    struct spill *spill = &world->router.lane[2].spill;
+    CHECK(spill->note_count == 1);
+    fanout_seal(&world->router, 2);
+    uint64_t size = spill->bytes;
+    uint8_t *copy = malloc(size);
+    spill_copy(spill, copy);
+    world_forget_router(world);
+    bool imports[SLOTS_MAX] = {[2] = true};
+    CHECK(router_open(&world->router, &world->segment, world->eventfds, &world->limits, imports, world->now_ns,
+                      world->now_ns));
+    world->routing = true;
+    CHECK(fanout_import(&world->router, 2, copy, size));
+    CHECK(spill->note_count == 1); /* again, so that the row is not given away */
+    world_settle(world);
+    const struct world_worker *late = &world->worker[2];
+    CHECK(late->seen_count < 100);
+    CHECK_EQ(late->gap_sequence, 100);
+    CHECK_EQ(late->untold, 0);
+    free(copy);
+    world_free(world);
+}
+
 TEST(a_row_emptied_by_a_router_that_died_is_freed_by_the_next) {
     for (volatile uint64_t store = 1;; store++) {
         struct world *world = world_joined(RING, 1, "news");
