@@ -10,6 +10,7 @@ cdef int set_row(Endpoint self, LocalChannel channel, uint32_t row, uint32_t gen
     clear_row(self, channel)
     if self.by_row[row] != NULL:
         (<LocalChannel>self.by_row[row]).row = ROW_NONE
+        self.events.append(("displaced", <object>self.by_row[row]))
         Py_DECREF(<object>self.by_row[row])
     Py_INCREF(channel)
     self.by_row[row] = <PyObject *>channel

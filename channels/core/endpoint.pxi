@@ -264,6 +264,23 @@ cdef class Endpoint:
         if binding.queue is not None:
             binding.queue._purge(binding)
 
+    def forget(self, LocalChannel channel):
+        """Its row is another channel's: whoever is in it by a prefix keeps what waits, and meets it anew.
+
+        False: it has a row again, or somebody has joined it by name.
+        """
+        cdef Binding binding
+        if channel.row != ROW_NONE or channel.exact_members:
+            return False
+        for binding in channel.bindings:
+            del (binding.group if binding.queue is None else binding.queue).bindings[channel]
+        channel.bindings = []
+        return True
+
+    def release_forgotten(self, Queue queue, str prefix):
+        """What waits of channels that were forgotten goes with the prefix, unless another one keeps it."""
+        queue._purge_forgotten(prefix)
+
     def place(self, LocalChannel channel, uint32_t row, uint32_t generation, uint64_t epoch, uint64_t last):
         """The channel's row is known: take its messages."""
         set_row(self, channel, row, generation, epoch, last)

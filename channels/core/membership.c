@@ -7,6 +7,7 @@
 #include "fanout.h"
 
 #define EVICT_LOOKS 4096u
+#define EVICT_WALKS 8u /* through all that the router has not read yet, for one row */
 #define ACCUSE_NS 60000000000ull
 #define RESERVE 8u /* one in so many rows is kept for workers that have made less than their share (H43) */
 
@@ -58,8 +59,24 @@ void membership_sweep(struct router *self) {
         free_if_empty(self, row);
 }
 
+/* Does a message to this row stand in a ring that the router has not read so far? */
+static bool is_on_its_way(const struct router *self, uint32_t row) {
+    for (uint32_t i = 0; i < self->live_count; i++) {
+        struct ring_in up = self->lane[self->live[i]].up; /* read without being advanced */
+        struct record header;
+        const uint8_t *body;
+        while (ring_peek(&up, &header, &body) == RING_OK) {
+            if (header.type == RECORD_MESSAGE && header.row == row)
+                return true;
+            ring_advance(&up, &header);
+        }
+    }
+    return false;
+}
+
 /* A row that only prefixes keep, unused for so long that no worker can still be in the middle of a send to it. */
-static bool evict(struct router *self) {
+static bool evict(struct router *self, bool only_long) {
+    uint32_t walks = 0;
     uint64_t oldest = self->now_ns;
     for (uint32_t i = 0; i < self->live_count; i++) {
         uint64_t beat = shared_load(&segment_worker(self->segment, self->live[i])->heartbeat_ns);
@@ -70,13 +87,17 @@ static bool evict(struct router *self) {
         uint32_t number = self->evict_hand;
         self->evict_hand = (number + 1) % self->segment->at.rows;
         if (!table_is_used(&self->table, number) || table_is_prefix(&self->table, number) ||
+            (only_long && !table_is_long(&self->table, number)) ||
             self->shadow[number].used_ns + self->limits.row_idle_ns > oldest ||
             fanout_row_is_awaited(self, number)) /* whoever gets the message still has to look its name up */
             continue;
         uint64_t exact = 0;
         for (uint32_t w = 0; w < words; w++)
             exact |= shared_load(&segment_row(self->segment, number)->words[words + w]);
-        if (exact != 0)
+        if (exact != 0 || walks == EVICT_WALKS)
+            continue;
+        walks++;
+        if (is_on_its_way(self, number))
             continue;
         for (uint32_t slot = 1; slot < self->segment->at.slots; slot++)
             if (self->lane[slot].member != NULL)
@@ -100,7 +121,8 @@ static uint32_t make_row(struct router *self, uint32_t slot, const uint8_t *name
     shared_store(&self->control->last_epoch, epoch);
     uint32_t row = ROW_NONE;
     if ((!may_make(self, slot) || table_make(&self->table, name, length, prefix, epoch, &row) != TABLE_OK) &&
-        (!evict(self) || table_make(&self->table, name, length, prefix, epoch, &row) != TABLE_OK)) {
+        (!evict(self, table_lacks_long(&self->table, length)) ||
+         table_make(&self->table, name, length, prefix, epoch, &row) != TABLE_OK)) {
         shared_add(&self->control->count.table_full, 1);
         return ROW_NONE;
     }

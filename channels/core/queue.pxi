@@ -383,12 +383,30 @@ cdef class Queue(Member):
 
     @cython.final
     cdef int _purge(self, Binding binding) except -1:
+        return self._drop(binding.channel, None)
+
+    @cython.final
+    cdef int _purge_forgotten(self, str prefix) except -1:
+        return self._drop(None, prefix)
+
+    @cython.final
+    cdef bint _is_dropped(self, Binding binding, LocalChannel channel, str prefix) except -1:
+        """Whether it is in `channel`, or in a forgotten one that only `prefix` kept."""
+        if prefix is None:
+            return binding.channel is channel
+        if binding.channel in self.bindings or not binding.channel.name.startswith(prefix):
+            return False
+        binding.prefixes.discard(prefix)
+        return not binding.prefixes
+
+    @cython.final
+    cdef int _drop(self, LocalChannel channel, str prefix) except -1:
         cdef Py_ssize_t i, kept = 0
         cdef queue_entry entry
         gone = []
         for i in range(self.count):
             entry = self.entries[(self.first + i) & (self.capacity - 1)]
-            if (<Binding>entry.binding).channel is binding.channel:
+            if self._is_dropped(<Binding>entry.binding, channel, prefix):
                 self.bytes_waiting -= PyBytes_GET_SIZE((<Message>entry.message).data)
                 gone.append(<object>entry.message)
                 Py_DECREF(<object>entry.message)

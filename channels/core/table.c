@@ -344,11 +344,15 @@ static void inherit_prefixes(const struct table *self, struct row *row, const ui
     }
 }
 
+bool table_lacks_long(const struct table *self, size_t length) {
+    return length > inline_name_max(self->segment) && self->free_long_count == 0;
+}
+
 enum table_status table_make(struct table *self, const uint8_t *name, size_t length, bool prefix, uint64_t epoch,
                              uint32_t *made) {
     const struct segment *segment = self->segment;
     bool is_long = length > inline_name_max(segment);
-    if (self->free_count == 0 || (is_long && self->free_long_count == 0))
+    if (self->free_count == 0 || table_lacks_long(self, length))
         return TABLE_FULL;
     uint32_t row_number = self->free_rows[--self->free_count];
     struct row *row = segment_row(segment, row_number);

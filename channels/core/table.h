@@ -94,12 +94,17 @@ uint32_t table_find(const struct table *self, const uint8_t *name, size_t length
 /* A new row with no slots in it but those of the prefixes that the name matches. */
 enum table_status table_make(struct table *self, const uint8_t *name, size_t length, bool prefix, uint64_t epoch,
                              uint32_t *row);
+/* A name of this length needs a place among the long names, and there is none. */
+bool table_lacks_long(const struct table *self, size_t length);
 void table_free(struct table *self, uint32_t row);
 const uint8_t *table_row_name(const struct table *self, uint32_t row, uint32_t *length);
 bool table_is_empty(const struct table *self, uint32_t row);
 
 static inline bool table_is_used(const struct table *self, uint32_t row) {
     return (atomic_load_explicit(&segment_row(self->segment, row)->flags, memory_order_relaxed) & ROW_USED) != 0;
+}
+static inline bool table_is_long(const struct table *self, uint32_t row) {
+    return (atomic_load_explicit(&segment_row(self->segment, row)->flags, memory_order_relaxed) & ROW_LONG_NAME) != 0;
 }
 static inline bool table_is_prefix(const struct table *self, uint32_t row) {
     return (atomic_load_explicit(&segment_row(self->segment, row)->flags, memory_order_relaxed) & ROW_PREFIX) != 0;

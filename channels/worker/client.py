@@ -76,6 +76,7 @@ class Client:
             "resync": self._on_resync,
             "refused": self._on_refused,
             "gone": self._on_gone,
+            "displaced": self.membership.on_displaced,
         }
         self._eventfd = eventfds[slot]
         self._scheduled = False

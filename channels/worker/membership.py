@@ -225,7 +225,15 @@ class Membership:
             if channel.name.startswith(prefix):
                 self._endpoint.release(channel, queue, prefix)
                 self._tidy(channel)
+        if isinstance(queue, native.Queue):
+            self._endpoint.release_forgotten(queue, prefix)
         self._tidy(local)
+
+    def on_displaced(self, _: str, channel: native.LocalChannel) -> None:
+        """Its row is another channel's.  Kept for a prefix alone it is forgotten: there is no end to such names."""
+        kept = channel.joined or channel.join is not None
+        if not kept and self.channels.get(channel.name) is channel and self._endpoint.forget(channel):
+            del self.channels[channel.name]
 
     def _tidy(self, owner: Any) -> None:
         """Leave at the router what nobody here is in any more."""

@@ -10,6 +10,7 @@ import pytest
 from gevent.threadpool import ThreadPool
 
 import channels
+from channels.master import routing
 from channels.worker import client as fabric
 from tests.cluster import Cluster, wait_until
 from tests.worker import kept
@@ -169,3 +170,38 @@ def taken_and_lost(key):
 
 def taken_and_missed(key):
     return [(message.channel, message.missed) for message in kept.subscriptions[key].drain()]
+
+
+# ---- ever new names under one prefix ----
+
+
+def send_patiently(number):
+    """To a name that nobody has used; the table's rows are given away once they have been idle."""
+    while True:
+        try:
+            return channels.channel_send(f"user:{number}", b"%d" % number)
+        except channels.ChannelTableFull:
+            gevent.sleep(0.05)
+
+
+def known(key):
+    """Channels that this worker, and that a subscription of it, keeps something for."""
+    return len(fabric.current().membership.channels), len(kept.subscriptions[key].memberships)
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_names_that_have_lost_their_rows_are_forgotten_and_what_waits_of_them_is_not(monkeypatch, reads):
+    monkeypatch.setattr(routing, "ROW_IDLE_NS", 1_000_000)
+    with Cluster(2, channels_max=16) as cluster:
+        sender, receiver = cluster.workers.values()
+        receiver.run(kept.open_subscription, "s", "user:*", "other:*")
+        for number in range(60):
+            assert sender.run(send_patiently, number) == 1
+            if reads:
+                assert receiver.run(kept.take, "s", 1) == [(f"user:{number}", b"%d" % number, 0)]
+        assert max(receiver.run(known, "s")) <= 16
+        if not reads:
+            assert receiver.run(kept.bodies, "s", 30) == [b"%d" % number for number in range(30)]
+        receiver.run(kept.call, "s", "leave", "user:*")
+        assert receiver.run(kept.waiting, "s") == []
+        assert max(receiver.run(known, "s")) == 0

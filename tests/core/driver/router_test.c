@@ -187,6 +187,74 @@ TEST(who_joined_a_prefix_gets_channels_that_are_there_and_those_that_come) {
     world_free(world);
 }
 
+/* A table in which everyone has its share, and only the row of `name` is kept by a prefix alone, of worker 2, and has been idle for long. */
+static struct world *world_full(const char *name, const char *others) {
+    struct world *world = world_new(RING, 16);
+    for (uint32_t slot = 1; slot <= 3; slot++)
+        world_start_worker(world, slot);
+    world_settle(world);
+    CHECK_EQ(world_join(world, 2, "p:", FLAG_PREFIX, 3), RING_OK);
+    world_turn(world);
+    answer_prefix(world, 2);
+    CHECK_EQ(world_join(world, 1, name, FLAG_OPEN, 4), RING_OK);
+    world_settle(world);
+    for (uint32_t i = 0; world->router.table.used < 15; i++) {
+        char other[128];
+        snprintf(other, sizeof other, "%s%u", others, i);
+        CHECK_EQ(world_join(world, 1 + i % 3, other, 0, i), RING_OK);
+        world_settle(world);
+    }
+    world->now_ns += 1000000000;
+    for (uint32_t slot = 1; slot <= 3; slot++)
+        atomic_store(&segment_worker(&world->segment, slot)->heartbeat_ns, world->now_ns);
+    return world;
+}
+
+TEST(a_row_that_only_prefixes_keep_stays_while_a_message_to_it_is_on_its_way) {
+    for (uint32_t sender = 1; sender <= 3; sender += 2) {
+        struct world *world = world_full("p:x", "r");
+        CHECK_EQ(world_send(world, sender, "p:x", 7, 100), RING_OK);
+        CHECK_EQ(world_join(world, 4 - sender, "one more", 0, 50), RING_OK); /* read before it, or behind it */
+        world_settle(world);
+        world_check_run(&world->worker[2], 1, 1);
+        CHECK_EQ(world->worker[4 - sender].joined_status, JOIN_TABLE_FULL);
+        world->now_ns += 1000000000;
+        for (uint32_t slot = 1; slot <= 3; slot++)
+            atomic_store(&segment_worker(&world->segment, slot)->heartbeat_ns, world->now_ns);
+        CHECK_EQ(world_join(world, 4 - sender, "one more", 0, 51), RING_OK);
+        world_settle(world);
+        CHECK_EQ(world->worker[4 - sender].joined_status, JOIN_OK); /* nothing is, and it goes */
+        world_free(world);
+    }
+}
+
+TEST(where_long_names_lack_a_place_no_row_with_a_short_one_is_given_away) {
+    const char *most = "a name with more bytes than a row of the table has room for, whatever the number of slots ";
+    struct world *world = world_new(RING, 1024);
+    for (uint32_t slot = 1; slot <= 2; slot++)
+        world_start_worker(world, slot);
+    world_settle(world);
+    CHECK_EQ(world_join(world, 2, "p:", FLAG_PREFIX, 3), RING_OK);
+    world_turn(world);
+    answer_prefix(world, 2);
+    CHECK_EQ(world_join(world, 1, "p:x", FLAG_OPEN, 4), RING_OK);
+    world_settle(world);
+    for (uint32_t i = 0; world->router.table.free_long_count != 0; i++) {
+        char other[128];
+        snprintf(other, sizeof other, "%s%u", most, i);
+        CHECK_EQ(world_join(world, 1, other, 0, i), RING_OK);
+        world_settle(world);
+    }
+    world->now_ns += 1000000000;
+    for (uint32_t slot = 1; slot <= 2; slot++)
+        atomic_store(&segment_worker(&world->segment, slot)->heartbeat_ns, world->now_ns);
+    CHECK_EQ(world_join(world, 1, most, 0, 50), RING_OK);
+    world_settle(world);
+    CHECK_EQ(world->worker[1].joined_status, JOIN_TABLE_FULL);
+    CHECK(world_is_row(world, "p:x"));
+    world_free(world);
+}
+
 TEST(a_row_that_only_prefixes_keep_stays_while_a_message_of_it_waits_in_a_spill) {
     struct world *world = world_new(RING, 16);
     world_start_worker(world, 1);
