@@ -72,7 +72,7 @@ bench-web: build $(VENV)/.bench
 bench-streams: build $(VENV)/.bench
 	$(BIN)/python -m benchmarks.streams --write $(BENCH)
 
-# What takes minutes, about 22: tests/chaos/README.md.  CHAOS="--quick", "--seed 7 --only T5", "--record"; HOURS of soak.
+# What takes minutes, about 28: tests/chaos/README.md.  CHAOS="--quick", "--seed 7 --only T5", "--record"; HOURS of soak.
 chaos: build
 	$(BIN)/python -m tests.chaos $(CHAOS)
 
