@@ -279,7 +279,7 @@ cdef class Endpoint:
 
     def release_forgotten(self, Queue queue, str prefix):
         """What waits of channels that were forgotten goes with the prefix, unless another one keeps it."""
-        queue._purge_forgotten(prefix)
+        queue._drop(None, prefix)
 
     def place(self, LocalChannel channel, uint32_t row, uint32_t generation, uint64_t epoch, uint64_t last):
         """The channel's row is known: take its messages."""

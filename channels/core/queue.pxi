@@ -386,12 +386,7 @@ cdef class Queue(Member):
         return self._drop(binding.channel, None)
 
     @cython.final
-    cdef int _purge_forgotten(self, str prefix) except -1:
-        return self._drop(None, prefix)
-
-    @cython.final
     cdef bint _is_dropped(self, Binding binding, LocalChannel channel, str prefix) except -1:
-        """Whether it is in `channel`, or in a forgotten one that only `prefix` kept."""
         if prefix is None:
             return binding.channel is channel
         if binding.channel in self.bindings or not binding.channel.name.startswith(prefix):
@@ -401,6 +396,7 @@ cdef class Queue(Member):
 
     @cython.final
     cdef int _drop(self, LocalChannel channel, str prefix) except -1:
+        """Of what waits: that of `channel`, or, when `prefix` is not None, of forgotten ones that only it kept."""
         cdef Py_ssize_t i, kept = 0
         cdef queue_entry entry
         gone = []

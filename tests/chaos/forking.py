@@ -63,6 +63,7 @@ def by_multiprocessing(channel: str, kind: str = "fork") -> int:
     """What the child says; -1: nothing, in time.  Its status is not known when gevent's loop has reaped it."""
     context = multiprocessing.get_context(kind)
     ours, theirs = context.Pipe(False)
+    # typeshed gives the base of all contexts no Process
     child = context.Process(target=leave, args=(channel, theirs))  # type: ignore[attr-defined]
     child.start()
     theirs.close()

@@ -300,15 +300,20 @@ def served(address: tuple[str, int], pieces: list[bytes]) -> tuple[list[http_cas
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    return started(__doc__, Run, PARTS)
+
+
+def started(about: str | None, make: Callable[[int, float], R], parts: dict[str, Callable[[R], str]]) -> int:
+    """As the command line says: the seed, how much of everything, which parts; the exit status."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32))
     parser.add_argument("--quick", action="store_true", help="a tenth of everything")
-    parser.add_argument("--only", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--only", default=",".join(parts), help=f"of {', '.join(parts)}")
     given = parser.parse_args()
     many_descriptors()
-    run = Run(given.seed, 0.1 if given.quick else 1.0)
+    run = make(given.seed, 0.1 if given.quick else 1.0)
     print(f"seed {given.seed}", flush=True)
-    return tell(run, {name: PARTS[name] for name in given.only.split(",")})
+    return tell(run, {name: parts[name] for name in given.only.split(",")})
 
 
 def tell(run: R, parts: dict[str, Callable[[R], str]]) -> int:

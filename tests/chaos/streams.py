@@ -9,7 +9,6 @@ of those who are gone.  Prints the figures; the exit status is 1 when something 
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import random
 import re
@@ -24,7 +23,7 @@ from typing import Callable
 
 from channels import control
 from tests.chaos import http
-from tests.chaos.crowd import PATIENCE, Bystander, Crowd, many_descriptors, resident
+from tests.chaos.crowd import PATIENCE, Bystander, Crowd, resident
 from tests.chaos.streams_app import CHANNEL
 from tests.chaos.websocket import OPENING, PING, PONG, TEXT, frame
 from tests.server import Server
@@ -280,15 +279,7 @@ PARTS: dict[str, Callable[[Run], str]] = {"deaf": Run.deaf, "vanishing": Run.van
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32))
-    parser.add_argument("--quick", action="store_true", help="a tenth of everything")
-    parser.add_argument("--only", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
-    given = parser.parse_args()
-    many_descriptors()
-    run = Run(given.seed, 0.1 if given.quick else 1.0)
-    print(f"seed {given.seed}", flush=True)
-    return http.tell(run, {name: PARTS[name] for name in given.only.split(",")})
+    return http.started(__doc__, Run, PARTS)
 
 
 if __name__ == "__main__":

@@ -281,6 +281,23 @@ TEST(a_worker_that_attached_unseen_is_announced_by_the_next_router) {
     world_free(world);
 }
 
+/* The router is parked, another one goes on with what it had spilled for the slot; that, to be freed. */
+static uint8_t *hand_over(struct world *world, uint32_t slot) {
+    struct spill *spill = &world->router.lane[slot].spill;
+    fanout_seal(&world->router, slot);
+    uint64_t size = spill->bytes;
+    uint8_t *copy = malloc(size);
+    spill_copy(spill, copy);
+    world_forget_router(world);
+    bool imports[SLOTS_MAX] = {false};
+    imports[slot] = true;
+    CHECK(router_open(&world->router, &world->segment, world->eventfds, &world->limits, imports, world->now_ns,
+                      world->now_ns));
+    world->routing = true;
+    CHECK(fanout_import(&world->router, slot, copy, size));
+    return copy;
+}
+
 TEST(what_a_parked_router_had_spilled_is_imported_in_order) {
     struct world *world = world_joined(RING, 2, "news");
     for (uint32_t i = 0; i < 50; i++) {
@@ -288,16 +305,7 @@ TEST(what_a_parked_router_had_spilled_is_imported_in_order) {
         world_turn(world);
         world_drain(world, 1);
     }
-    struct spill *spill = &world->router.lane[2].spill;
-    uint64_t size = spill->bytes;
-    uint8_t *copy = malloc(size);
-    spill_copy(spill, copy);
-    world_forget_router(world);
-    bool imports[SLOTS_MAX] = {[2] = true};
-    CHECK(router_open(&world->router, &world->segment, world->eventfds, &world->limits, imports, world->now_ns,
-                      world->now_ns));
-    world->routing = true;
-    CHECK(fanout_import(&world->router, 2, copy, size));
+    uint8_t *copy = hand_over(world, 2);
     CHECK(!fanout_import(&world->router, 2, copy, 20));
     CHECK_EQ(world_send(world, 1, "news", 50, 300), RING_OK);
     world_settle(world);
@@ -315,25 +323,14 @@ TEST(what_a_parked_router_had_lost_is_told_by_the_next_though_nothing_more_comes
         world_turn(world);
         world_drain(world, 1);
     }
-    struct spill *spill = &world->router.lane[2].spill;
-    CHECK(spill->note_count == 1);
-    fanout_seal(&world->router, 2);
-    uint64_t size = spill->bytes;
-    uint8_t *copy = malloc(size);
-    spill_copy(spill, copy);
-    world_forget_router(world);
-    bool imports[SLOTS_MAX] = {[2] = true};
-    CHECK(router_open(&world->router, &world->segment, world->eventfds, &world->limits, imports, world->now_ns,
-                      world->now_ns));
-    world->routing = true;
-    CHECK(fanout_import(&world->router, 2, copy, size));
-    CHECK(spill->note_count == 1); /* again, so that the row is not given away */
+    CHECK_EQ(world->router.lane[2].spill.note_count, 1);
+    free(hand_over(world, 2));
+    CHECK_EQ(world->router.lane[2].spill.note_count, 1); /* again, so that the row is not given away */
     world_settle(world);
     const struct world_worker *late = &world->worker[2];
     CHECK(late->seen_count < 100);
     CHECK_EQ(late->gap_sequence, 100);
     CHECK_EQ(late->untold, 0);
-    free(copy);
     world_free(world);
 }
 

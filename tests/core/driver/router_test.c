@@ -187,40 +187,43 @@ TEST(who_joined_a_prefix_gets_channels_that_are_there_and_those_that_come) {
     world_free(world);
 }
 
-/* A table in which everyone has its share, and only the row of `name` is kept by a prefix alone, of worker 2, and has been idle for long. */
-static struct world *world_full(const char *name, const char *others) {
-    struct world *world = world_new(RING, 16);
-    for (uint32_t slot = 1; slot <= 3; slot++)
+/* Workers of whom the second has joined the prefix "p:", and the row "p:x", which that alone keeps. */
+static struct world *world_prefixed(uint32_t rows, uint32_t workers) {
+    struct world *world = world_new(RING, rows);
+    for (uint32_t slot = 1; slot <= workers; slot++)
         world_start_worker(world, slot);
     world_settle(world);
     CHECK_EQ(world_join(world, 2, "p:", FLAG_PREFIX, 3), RING_OK);
     world_turn(world);
     answer_prefix(world, 2);
-    CHECK_EQ(world_join(world, 1, name, FLAG_OPEN, 4), RING_OK);
+    CHECK_EQ(world_join(world, 1, "p:x", FLAG_OPEN, 4), RING_OK);
     world_settle(world);
-    for (uint32_t i = 0; world->router.table.used < 15; i++) {
-        char other[128];
-        snprintf(other, sizeof other, "%s%u", others, i);
-        CHECK_EQ(world_join(world, 1 + i % 3, other, 0, i), RING_OK);
-        world_settle(world);
-    }
-    world->now_ns += 1000000000;
-    for (uint32_t slot = 1; slot <= 3; slot++)
-        atomic_store(&segment_worker(&world->segment, slot)->heartbeat_ns, world->now_ns);
     return world;
+}
+
+/* Every row has been idle for long, as far as the router's clock and heartbeats tell. */
+static void pass_time(struct world *world, uint32_t workers) {
+    world->now_ns += 1000000000;
+    for (uint32_t slot = 1; slot <= workers; slot++)
+        atomic_store(&segment_worker(&world->segment, slot)->heartbeat_ns, world->now_ns);
 }
 
 TEST(a_row_that_only_prefixes_keep_stays_while_a_message_to_it_is_on_its_way) {
     for (uint32_t sender = 1; sender <= 3; sender += 2) {
-        struct world *world = world_full("p:x", "r");
+        struct world *world = world_prefixed(16, 3);
+        for (uint32_t i = 0; world->router.table.used < 15; i++) { /* everyone has its share of the table */
+            char other[8];
+            snprintf(other, sizeof other, "r%u", i);
+            CHECK_EQ(world_join(world, 1 + i % 3, other, 0, i), RING_OK);
+            world_settle(world);
+        }
+        pass_time(world, 3);
         CHECK_EQ(world_send(world, sender, "p:x", 7, 100), RING_OK);
         CHECK_EQ(world_join(world, 4 - sender, "one more", 0, 50), RING_OK); /* read before it, or behind it */
         world_settle(world);
         world_check_run(&world->worker[2], 1, 1);
         CHECK_EQ(world->worker[4 - sender].joined_status, JOIN_TABLE_FULL);
-        world->now_ns += 1000000000;
-        for (uint32_t slot = 1; slot <= 3; slot++)
-            atomic_store(&segment_worker(&world->segment, slot)->heartbeat_ns, world->now_ns);
+        pass_time(world, 3);
         CHECK_EQ(world_join(world, 4 - sender, "one more", 0, 51), RING_OK);
         world_settle(world);
         CHECK_EQ(world->worker[4 - sender].joined_status, JOIN_OK); /* nothing is, and it goes */
@@ -230,24 +233,14 @@ TEST(a_row_that_only_prefixes_keep_stays_while_a_message_to_it_is_on_its_way) {
 
 TEST(where_long_names_lack_a_place_no_row_with_a_short_one_is_given_away) {
     const char *most = "a name with more bytes than a row of the table has room for, whatever the number of slots ";
-    struct world *world = world_new(RING, 1024);
-    for (uint32_t slot = 1; slot <= 2; slot++)
-        world_start_worker(world, slot);
-    world_settle(world);
-    CHECK_EQ(world_join(world, 2, "p:", FLAG_PREFIX, 3), RING_OK);
-    world_turn(world);
-    answer_prefix(world, 2);
-    CHECK_EQ(world_join(world, 1, "p:x", FLAG_OPEN, 4), RING_OK);
-    world_settle(world);
+    struct world *world = world_prefixed(1024, 2);
     for (uint32_t i = 0; world->router.table.free_long_count != 0; i++) {
         char other[128];
         snprintf(other, sizeof other, "%s%u", most, i);
         CHECK_EQ(world_join(world, 1, other, 0, i), RING_OK);
         world_settle(world);
     }
-    world->now_ns += 1000000000;
-    for (uint32_t slot = 1; slot <= 2; slot++)
-        atomic_store(&segment_worker(&world->segment, slot)->heartbeat_ns, world->now_ns);
+    pass_time(world, 2);
     CHECK_EQ(world_join(world, 1, most, 0, 50), RING_OK);
     world_settle(world);
     CHECK_EQ(world->worker[1].joined_status, JOIN_TABLE_FULL);
@@ -256,15 +249,7 @@ TEST(where_long_names_lack_a_place_no_row_with_a_short_one_is_given_away) {
 }
 
 TEST(a_row_that_only_prefixes_keep_stays_while_a_message_of_it_waits_in_a_spill) {
-    struct world *world = world_new(RING, 16);
-    world_start_worker(world, 1);
-    world_start_worker(world, 2);
-    world_settle(world);
-    CHECK_EQ(world_join(world, 2, "p:", FLAG_PREFIX, 3), RING_OK);
-    world_turn(world);
-    answer_prefix(world, 2);
-    CHECK_EQ(world_join(world, 1, "p:x", FLAG_OPEN, 4), RING_OK);
-    world_settle(world);
+    struct world *world = world_prefixed(16, 2);
     for (uint32_t i = 0; i < 20; i++) { /* worker 2 does not read */
         CHECK_EQ(world_send(world, 1, "p:x", i, 900), RING_OK);
         world_turn(world);
@@ -273,9 +258,7 @@ TEST(a_row_that_only_prefixes_keep_stays_while_a_message_of_it_waits_in_a_spill)
     struct row_view view;
     const uint8_t *name = (const uint8_t *)"p:x";
     CHECK_EQ(table_look(&world->segment, name, 3, table_hash(&world->segment, name, 3, false), &view), TABLE_OK);
-    world->now_ns += 1000000000; /* idle for long, as far as the router's clock and heartbeats tell */
-    for (uint32_t slot = 1; slot <= 2; slot++)
-        atomic_store(&segment_worker(&world->segment, slot)->heartbeat_ns, world->now_ns);
+    pass_time(world, 2);
     for (uint32_t i = 0; i < 40; i++) { /* more rows than there are */
         char other[8];
         snprintf(other, sizeof other, "r%u", i);
