@@ -50,15 +50,15 @@ cdef class AlertQueue:
                 grown[i] = self.entries[(self.first + i) & (self.capacity - 1)]
             free(self.entries)
             self.entries, self.first, self.capacity = grown, 0, 2 * self.capacity
+        if self.waiter is not None and not self.listed:
+            self.endpoint.woken.append(self)
+            self.listed = True
         entry = &self.entries[(self.first + self.count) & (self.capacity - 1)]
         Py_INCREF(data)
         entry.data = <PyObject *>data
         entry.flags, entry.hops, entry.source, entry.correlation = flags, hops, source, correlation
         self.count += 1
         self.bytes_waiting += PyBytes_GET_SIZE(data)
-        if self.waiter is not None and not self.listed:
-            self.listed = True
-            self.endpoint.woken.append(self)
         return True
 
     def take(self):

@@ -243,12 +243,14 @@ cdef int meet_peer(Endpoint self, uint32_t slot, uint64_t generation) except -1:
 
 
 cdef int take_joined(Endpoint self, const record *header, const joined_payload *joined) except -1:
-    owner = self.pending_joins.pop(joined.token, None)
+    owner = self.pending_joins.get(joined.token)
     if owner is not None and joined.status == 0 and header.flags & FLAG_PREFIX:
         owner.since = header.sequence
     elif owner is not None and joined.status == 0 and not header.flags & FLAG_OPEN:
         set_row(self, <LocalChannel?>owner, header.row, header.row_generation, header.time_ns, header.sequence)
     self.events.append(("joined", joined.token, joined.status))
+    if owner is not None:
+        del self.pending_joins[joined.token]
     return 0
 
 
@@ -269,9 +271,10 @@ cdef int drain_down(Endpoint self, int budget) except -1:
                     take_control(self, &header, body)
                 ring_advance(&self.c.down, &header)
         except MemoryError:
+            if header.type != RECORD_MESSAGE:
+                break  # it stands there for the next time
             shared_plus(&self.counters[5], 1)  # the next message of the channel shows the gap
-            if header.type == RECORD_MESSAGE:
-                note_unmade(self, &header)
+            note_unmade(self, &header)
             ring_advance(&self.c.down, &header)
     if status == RING_BROKEN:
         self.router_broken = True

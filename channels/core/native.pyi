@@ -273,10 +273,12 @@ def uninstall() -> None: ...
 
 def channel_send(channel: _Name, data: Buffer, *, timeout: Optional[SupportsFloat] = -1.0) -> int: ...
 
-# ---- streams.pxi ----
+# ---- framing.pxi ----
 
 def frame(kind: int, message: Message) -> bytes: ...
 def gap_frame(kind: int, missed: int, channel: Optional[str] = None) -> bytes: ...
+
+# ---- streams.pxi ----
 
 @final
 class Messages:

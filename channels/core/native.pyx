@@ -3,7 +3,8 @@
 """The native core seen from Python: objects, the GIL, status -> error.
 
 The only Cython here.  Its parts, one object each: segment.pxi, router.pxi, queue.pxi, endpoint.pxi, streams.pxi,
-alerts.pxi; what an endpoint does: sending.pxi, draining.pxi, bodies.pxi, post.pxi; its types: native.pyi.  No policy, no logging, no gevent: whoever waits does so in worker/ or master/.
+alerts.pxi; what an endpoint does: sending.pxi, draining.pxi, bodies.pxi, framing.pxi, post.pxi; its types: native.pyi.
+No policy, no logging, no gevent: whoever waits does so in worker/ or master/.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
@@ -30,6 +31,7 @@ include "endpoint.pxi"
 include "sending.pxi"
 include "bodies.pxi"
 include "draining.pxi"
+include "framing.pxi"
 include "streams.pxi"
 include "alerts.pxi"
 include "post.pxi"

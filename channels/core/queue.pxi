@@ -239,6 +239,8 @@ cdef class Queue(Member):
             self._discard_first()
         if self.count == self.capacity:
             self._grow()
+        if self.count == 0 and self.waiter is not None:
+            self._list()  # before it is in: the next one tries again when there is no memory for it
         cdef queue_entry *entry = &self.entries[(self.first + self.count) & (self.capacity - 1)]
         Py_INCREF(message)
         Py_INCREF(binding)
@@ -246,18 +248,15 @@ cdef class Queue(Member):
         entry.binding = <PyObject *>binding
         self.count += 1
         self.bytes_waiting += size
-        if self.count == 1:
-            if self.waiter is not None:
-                self._list()
-            if self.event_fd >= 0:
-                notify_write(self.event_fd)
+        if self.count == 1 and self.event_fd >= 0:
+            notify_write(self.event_fd)
         return 0
 
     @cython.final
     cdef int _list(self) except -1:
         if not self.listed:
-            self.listed = True
             self.endpoint.woken.append(self)
+            self.listed = True
         return 0
 
     @cython.final
@@ -399,12 +398,12 @@ cdef class Queue(Member):
         """Of what waits: that of `channel`, or, when `prefix` is not None, of forgotten ones that only it kept."""
         cdef Py_ssize_t i, kept = 0
         cdef queue_entry entry
-        gone = []
+        cdef list gone = [None] * self.count  # until all stand in their places; nothing below needs memory
         for i in range(self.count):
             entry = self.entries[(self.first + i) & (self.capacity - 1)]
             if self._is_dropped(<Binding>entry.binding, channel, prefix):
                 self.bytes_waiting -= PyBytes_GET_SIZE((<Message>entry.message).data)
-                gone.append(<object>entry.message)
+                gone[i] = <object>entry.message
                 Py_DECREF(<object>entry.message)
                 Py_DECREF(<object>entry.binding)
             else:

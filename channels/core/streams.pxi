@@ -1,7 +1,5 @@
 # Clients that receive channels without a greenlet each: frames built once per group, written to all of it in one loop.
 
-SSE, SSE_CHUNKED, WS_TEXT, WS_BINARY = FRAME_SSE, FRAME_SSE_CHUNKED, FRAME_WS_TEXT, FRAME_WS_BINARY
-
 cdef enum:
     BATCH_BYTES = 48 * 1024   # what a group gathers before it is written
     UNLOCK_FROM = 32          # clients from which a loop of system calls is worth giving the GIL away
@@ -18,61 +16,15 @@ cdef extern from "<sys/epoll.h>" nogil:
     int epoll_ctl(int epoll, int op, int fd, epoll_event *event)
     int epoll_wait(int epoll, epoll_event *events, int most, int timeout)
 
+cdef extern from "<sys/socket.h>" nogil:
+    int shutdown(int fd, int how)
+    int SHUT_RDWR
+
 cdef extern from "<unistd.h>" nogil:
     int close(int fd)
 
 cdef void _release_holder(void *holder) noexcept:
     Py_DECREF(<object><PyObject *>holder)
-
-
-cdef bint _frame(frame_buffer *buffer, int kind, Message message):
-    cdef frame_facts facts
-    facts.epoch, facts.number = message.epoch, message.number
-    facts.event, facts.event_size = NULL, 0
-    if message.event_name is not None:
-        facts.event = <const uint8_t *>PyBytes_AS_STRING(message.event_name)
-        facts.event_size = PyBytes_GET_SIZE(message.event_name)
-    facts.body, facts.body_size = <const uint8_t *>PyBytes_AS_STRING(message.data), PyBytes_GET_SIZE(message.data)
-    return frame_message(buffer, <frame_kind>kind, &facts)
-
-
-cdef bint _gap(frame_buffer *buffer, int kind, uint64_t missed, str channel) except -1:
-    cdef Py_ssize_t size = 0
-    cdef const char *name = NULL
-    if channel is not None:
-        name = PyUnicode_AsUTF8AndSize(channel, &size)
-    return frame_gap(buffer, <frame_kind>kind, missed, <const uint8_t *>name, size)
-
-
-cdef bytes _taken(frame_buffer *buffer, bint done):
-    try:
-        if not done:
-            raise MemoryError()
-        return PyBytes_FromStringAndSize(<const char *>buffer.data, buffer.size)
-    finally:
-        frame_free(buffer)
-
-
-def frame(int kind, Message message):
-    """A message as a stream of this kind has it: SSE, SSE_CHUNKED, WS_TEXT (a binary frame if it is no UTF-8), WS_BINARY."""
-    cdef frame_buffer buffer
-    memset(&buffer, 0, sizeof(buffer))
-    _check_kind(kind)
-    return _taken(&buffer, _frame(&buffer, kind, message))
-
-
-def gap_frame(int kind, uint64_t missed, str channel=None):
-    """What tells a stream of this kind how many messages it missed, of a channel or of several; empty for WebSockets."""
-    cdef frame_buffer buffer
-    memset(&buffer, 0, sizeof(buffer))
-    _check_kind(kind)
-    return _taken(&buffer, _gap(&buffer, kind, missed, channel))
-
-
-cdef int _check_kind(int kind) except -1:
-    if not 0 <= kind < FRAME_KINDS:
-        raise ValueError("no such kind of stream")
-    return 0
 
 
 @cython.final
@@ -132,10 +84,11 @@ cdef class Stream:
         if last:
             self.send(last)
         self.ending = True
-        if self.c.gone:
-            self.streams._finish(self, "gone")
-        elif self.c.count == 0:
-            self.streams._finish(self, "done")
+        if self.c.gone or self.c.count == 0:
+            try:
+                self.streams._finish(self, "gone" if self.c.gone else "done")
+            except MemoryError:
+                self.streams._want(self, True)  # once more as soon as it is seen to have room
 
     cdef int _hold(self, bytes data, size_t sent) except -1:
         if self.c.gone:
@@ -150,10 +103,13 @@ cdef class Stream:
         self.streams._want(self, True)
         return 0
 
-    cdef int _tear(self) except -1:
-        """No memory for the rest of a frame: better no stream than one that goes on in the middle of it."""
+    cdef void _tear(self) noexcept:
+        """No memory for the rest of a frame: better no stream than one that goes on in the middle of it.
+
+        It is finished by `ready`, which sees that it was shut down.
+        """
         self.c.gone = True
-        return self.streams._finish(self, "gone")
+        shutdown(self.c.fd, SHUT_RDWR)
 
     cdef int _late(self, bytes data, size_t sent, uint64_t messages, uint64_t gaps) except -1:
         """It did not take all of a batch with so many messages, before which `gaps` were lost."""
@@ -259,6 +215,11 @@ cdef class StreamGroup(Member):
         cdef uint32_t last = self.count_ - 1
         if stream.group is not self:
             return 0
+        if last == 0:
+            try:
+                self.streams._tell(self, "empty")
+            except MemoryError:
+                pass  # it stays in its channels until someone joins and leaves just these again
         self.sinks[stream.place] = self.sinks[last]
         self.members_[stream.place] = self.members_[last]
         (<Stream>self.members_[stream.place]).place = stream.place
@@ -267,39 +228,54 @@ cdef class StreamGroup(Member):
         if last == 0:
             frame_free(&self.buffer)
             self.gaps = self.lost = 0
-            self.streams._tell(self, "empty")
         Py_DECREF(stream)
+        return 0
+
+    cdef int _mark(self) except -1:
+        """There is something to flush, or will be."""
+        if not self.dirty:
+            self.streams.dirty.append(self)
+            self.dirty = True
         return 0
 
     cdef int _message(self, const frame_facts *facts) except -1:
         cdef uint64_t lost
         if self.count_ == 0:
             return 0
+        self._mark()
         if self.lost:
             lost, self.lost = self.lost, 0
             self._gap(lost, self.only)
         if not frame_message(&self.buffer, <frame_kind>self.kind, facts):
             self.lost += 1
             return 0
-        if not self.dirty:
-            self.dirty = True
-            self.streams.dirty.append(self)
         if self.buffer.size >= BATCH_BYTES:
             self.flush()
         return 0
 
     cdef int _gap(self, uint64_t missed, str channel) except -1:
-        """This worker lost messages of a channel."""
-        cdef Stream stream
-        if self.count_ and _gap(&self.buffer, self.kind, missed, channel):
-            self.gaps += missed
-            if not self.dirty:
-                self.dirty = True
-                self.streams.dirty.append(self)
-        for stream in self.members:
-            stream.missed += missed
-            if not (self.kind == FRAME_SSE or self.kind == FRAME_SSE_CHUNKED):
-                self.streams._tell(stream, "gap")
+        """This worker lost messages of a channel; told later when there is no memory for it now."""
+        cdef uint32_t i
+        cdef bint told
+        if self.count_ == 0:
+            return 0
+        try:
+            self._mark()
+            told = _gap(&self.buffer, self.kind, missed, channel)
+        except MemoryError:
+            told = False
+        if not told:
+            self.lost += missed
+            return 0
+        self.gaps += missed
+        for i in range(self.count_):
+            (<Stream>self.members_[i]).missed += missed
+        if self.kind == FRAME_WS_TEXT or self.kind == FRAME_WS_BINARY:
+            for i in range(self.count_):
+                try:
+                    self.streams._tell(<object>self.members_[i], "gap")
+                except MemoryError:
+                    (<Stream>self.members_[i])._tear()
         return 0
 
     def flush(self):
@@ -324,9 +300,9 @@ cdef class StreamGroup(Member):
                 data = PyBytes_FromStringAndSize(<const char *>self.buffer.data, size)
                 late = [(<object>self.members_[outcomes[i].index], outcomes[i].sent) for i in range(noted)]
         except MemoryError:
-            while noted:  # from the last: whoever leaves is replaced by one behind it
-                noted -= 1
-                (<Stream>self.members_[outcomes[noted].index])._tear()
+            for i in range(noted):
+                (<Stream>self.members_[outcomes[i].index])._tear()
+            noted = 0
         finally:
             if size > 4096 and self.count_ < UNLOCK_FROM:
                 frame_free(&self.buffer)
@@ -334,7 +310,10 @@ cdef class StreamGroup(Member):
                 frame_reset(&self.buffer)
         if noted:
             for stream, sent in late:
-                (<Stream>stream)._late(data, sent, messages, gaps)
+                try:
+                    (<Stream>stream)._late(data, sent, messages, gaps)
+                except MemoryError:
+                    (<Stream>stream)._tear()
 
     def heartbeat(self, bytes data):
         """Write `data` to everyone if the group has been quiet since the last time."""
@@ -396,9 +375,10 @@ cdef class Streams:
             raise ValueError(f"descriptor {fd} is a stream already")
         stream.c.fd, stream.kind, stream.limit, stream.owner, stream.streams = fd, kind, limit, owner, self
         event.events, event.data.u64 = EPOLLRDHUP, <uint64_t>fd
-        if epoll_ctl(self.epoll, EPOLL_CTL_ADD, fd, &event) != 0:
-            raise OSError(errno, os.strerror(errno))
         self.by_fd[fd] = stream
+        if epoll_ctl(self.epoll, EPOLL_CTL_ADD, fd, &event) != 0:
+            del self.by_fd[fd]
+            raise OSError(errno, os.strerror(errno))
         shared_plus(&self.endpoint.counters[19], 1)
         return stream
 
@@ -413,8 +393,8 @@ cdef class Streams:
 
     cdef int _tell(self, object who, str what) except -1:
         """An event for the endpoint's owner: ("stream", Stream, "gone" | "done" | "gap" | "room" | "forgotten"), or a group's "empty"."""
-        self.endpoint.events.append(("stream", who, what))
         self.endpoint.schedule()
+        self.endpoint.events.append(("stream", who, what))
         return 0
 
     cdef int _want(self, Stream stream, bint write) except -1:
@@ -431,20 +411,23 @@ cdef class Streams:
         cdef epoll_event event
         if stream.ended:
             return 0
-        stream.ended = True
+        if reason is not None:
+            self._tell(stream, reason)  # first what may find no memory: it can be tried again
         if stream.group is not None:
             stream.group._remove(stream)
+        stream.ended = True
         epoll_ctl(self.epoll, EPOLL_CTL_DEL, stream.c.fd, &event)
         del self.by_fd[stream.c.fd]
         sink_clear(&stream.c, _release_holder)
         shared_plus(&self.endpoint.counters[19], <uint64_t>-1)
-        self._tell(stream, reason)
         return 0
 
     def forget(self, Stream stream):
         """Give the stream up; its socket is the caller's again.  What waited is dropped."""
-        if not stream.ended:
+        try:
             self._finish(stream, "forgotten")
+        except MemoryError:
+            self._finish(stream, None)  # who calls knows
 
     def ungroup(self, Stream stream):
         """Out of every channel."""
@@ -463,13 +446,15 @@ cdef class Streams:
             if stream is None:
                 continue
             if events[i].events & EPOLLOUT and sink_flush(&stream.c, _release_holder) and not stream.c.gone:
-                self._want(stream, False)
+                if stream.ending:
+                    self._finish(stream, "done")
+                    continue
                 stream._tell_gap()
                 if stream.want_room and stream.c.count == 0:
-                    stream.want_room = False
                     self._tell(stream, "room")
-                if stream.ending and stream.c.count == 0:
-                    self._finish(stream, "done")
+                    stream.want_room = False
+                if stream.c.count == 0:
+                    self._want(stream, False)
             if stream.c.gone or events[i].events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR):
                 self._finish(stream, "gone")
 

@@ -116,11 +116,11 @@ class Client:
         """After whoever can run has run; and, from time to time, after descriptors have had their turn."""
         if self._serving_soon:
             return
-        self._serving_soon = True
         if time.monotonic_ns() - self._descriptors_ns < DESCRIPTORS_NS:
             self.hub.loop.run_callback(self._serve_on)
         else:
             self._again.start(self._serve_after_descriptors)
+        self._serving_soon = True
 
     def _serve_on(self) -> None:
         self._serving_soon = False
@@ -132,8 +132,8 @@ class Client:
 
     def _schedule(self) -> None:
         if not self._scheduled:
-            self._scheduled = True
             self.hub.loop.run_callback(self._deliver)
+            self._scheduled = True
 
     def _deliver(self) -> None:
         self._scheduled = False

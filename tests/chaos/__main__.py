@@ -61,7 +61,7 @@ PARTS = (
         "killed and stopped in the middle, instruction by instruction",
         ("tests.chaos.core", "stepkill"),
         ("tests.chaos.core", "--share", "0.01", "stepkill"),
-        600,
+        900,
     ),
     Part(
         "T4",

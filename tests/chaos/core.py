@@ -28,7 +28,7 @@ TARGETS = ("RING", "RECORDS", "SPILL", "SEGMENT")
 def command(program: str, out: Path, seed: int, share: float) -> list[str]:
     """It prints its own figures and ends with status 0 if all is well."""
     if program == "stepkill":
-        return [str(out / program), str(max(1, int(400 * share))), str(seed)]
+        return [str(out / program), str(max(1, int(420 * share))), str(seed)]
     if program == "storm":
         return [str(out / program), str(120 * share), str(seed)]
     return [str(out / program), str(int(10_000_000 * share)), str(seed)]
