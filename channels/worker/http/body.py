@@ -17,7 +17,10 @@ CHUNK_LINE_MAX = 1024  # a chunk's size and its extensions
 TRAILER_MAX = 8192  # all trailers together
 DISCARD_MAX = 64 * 1024  # of an unread body that is waited for, so that the connection can be kept
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?\Z")
-_TRAILER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*\Z")
+# What frames a message has no place behind it (RFC 9110, section 6.5.1): somebody before us may believe it.
+_TRAILER = re.compile(
+    rb"(?!(?i:content-length|transfer-encoding):)[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*\Z"
+)
 
 
 class Source(Protocol):
