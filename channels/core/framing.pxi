@@ -39,7 +39,7 @@ def frame(int kind, Message message):
 
 
 def gap_frame(int kind, uint64_t missed, str channel=None):
-    """What tells a stream of this kind how many messages it missed, of a channel or of several; empty for WebSockets."""
+    """What tells a stream of this kind how many messages it missed, of a channel or of several: an event, a text message."""
     cdef frame_buffer buffer
     memset(&buffer, 0, sizeof(buffer))
     _check_kind(kind)
