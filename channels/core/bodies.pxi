@@ -63,8 +63,8 @@ cdef Assembly grown_body(Endpoint self, const record *header, const uint8_t *bod
         assembly.correlation = header.sequence
         assembly.name = PyBytes_FromStringAndSize(<const char *>body, header.name_length)
         assembly.data = PyBytes_FromStringAndSize(NULL, header.total)
-        self.assembling += header.total
         self.assemblies[key] = assembly
+        self.assembling += header.total
     else:
         assembly = self.assemblies.get(key)
     if assembly is None or assembly.complete:

@@ -7,18 +7,18 @@ cdef int set_row(Endpoint self, LocalChannel channel, uint32_t row, uint32_t gen
         return 0
     if channel.row == row and channel.row_generation == generation:
         return 0  # known already by a prefix: numbers go on
+    for binding in list(channel.bindings):  # first what may find no memory: it can be tried again
+        if binding.queue is not None and binding.queue.count:
+            binding = renewed(binding)
+        binding.last, binding.skipped = last, None
     clear_row(self, channel)
     if self.by_row[row] != NULL:
-        (<LocalChannel>self.by_row[row]).row = ROW_NONE
         self.events.append(("displaced", <object>self.by_row[row]))
+        (<LocalChannel>self.by_row[row]).row = ROW_NONE
         Py_DECREF(<object>self.by_row[row])
     Py_INCREF(channel)
     self.by_row[row] = <PyObject *>channel
     channel.row, channel.row_generation, channel.epoch, channel.last = row, generation, epoch, last
-    for binding in list(channel.bindings):
-        if binding.queue is not None and binding.queue.count:
-            binding = renewed(binding)
-        binding.last, binding.skipped = last, None
     return 0
 
 
@@ -130,6 +130,7 @@ cdef int deliver(Endpoint self, LocalChannel channel, const record *header, fram
     cdef Py_ssize_t i = 0
     cdef uint64_t gap = header.sequence - channel.last - 1
     channel.last = header.sequence
+    self.delivery += 1
     if gap:
         note_lost(self, channel, gap)
     facts.epoch, facts.number = channel.epoch, header.sequence
@@ -152,23 +153,26 @@ cdef int deliver(Endpoint self, LocalChannel channel, const record *header, fram
                 message.event_name = PyBytes_FromStringAndSize(<const char *>facts.event, facts.event_size)
             made = True
         (<Binding>binding).queue._push(message, <Binding>binding)
+    self.delivery += 1
     self.received += 1
     self.received_bytes += facts.body_size
     return 0
 
 
-cdef int note_unmade(Endpoint self, const record *header) except -1:
+cdef bint note_unmade(Endpoint self, const record *header) except -1:
     """There was no memory for a message: subscriptions see it by the next number, streams have to be told.
 
-    Who had it already is told of one too many.
+    False: its channel is not known here yet, and it can be tried again.
     """
     cdef Binding binding
     cdef PyObject *known = self.by_row[header.row] if header.row < self.rows else NULL
-    if known != NULL and (<LocalChannel>known).row_generation == header.row_generation:
-        for binding in (<LocalChannel>known).bindings:
-            if binding.queue is None:
-                binding.group.lost += 1
-    return 0
+    if known == NULL or (<LocalChannel>known).row_generation != header.row_generation:
+        return False
+    for binding in (<LocalChannel>known).bindings:
+        if binding.queue is None and binding.group.delivery != self.delivery:
+            binding.group.lost += 1
+    shared_plus(&self.counters[5], 1)  # the next message of the channel shows the gap
+    return True
 
 
 cdef int note_lost(Endpoint self, LocalChannel channel, uint64_t number) except -1:
@@ -271,10 +275,8 @@ cdef int drain_down(Endpoint self, int budget) except -1:
                     take_control(self, &header, body)
                 ring_advance(&self.c.down, &header)
         except MemoryError:
-            if header.type != RECORD_MESSAGE:
+            if header.type != RECORD_MESSAGE or not note_unmade(self, &header):
                 break  # it stands there for the next time
-            shared_plus(&self.counters[5], 1)  # the next message of the channel shows the gap
-            note_unmade(self, &header)
             ring_advance(&self.c.down, &header)
     if status == RING_BROKEN:
         self.router_broken = True
@@ -299,6 +301,9 @@ cdef int drain_peer(Endpoint self, uint32_t peer, int budget) except -1:
                 take_direct(self, &header, body)
                 ring_advance(&self.c.inn[peer].ring, &header)
         except MemoryError:
+            if (header.type == RECORD_REPLY or header.type == RECORD_ERROR) and (
+                    header.flags & FLAG_FIRST and header.flags & FLAG_LAST):
+                break  # somebody waits for it: it stands there for the next time
             shared_plus(&self.counters[9], 1)
             ring_advance(&self.c.inn[peer].ring, &header)
     endpoint_release_direct(&self.c, peer)

@@ -32,6 +32,7 @@ cdef class Endpoint:
     cdef object getcurrent
     cdef uint64_t received, received_bytes  # since the counters were written
     cdef Py_ssize_t senders_waiting
+    cdef uint64_t delivery  # another one for each message that is given to everyone in its channel
     cdef public dict pending_joins  # token -> LocalChannel, or whose `since` is set: when the answer is read, before what follows
     cdef public list woken     # queues whose waiter is to be switched to
     cdef public list events    # what the owner has to act on, in order
@@ -229,15 +230,19 @@ cdef class Endpoint:
         cdef Binding binding = member.bindings.get(channel)
         if binding is None:
             binding = Binding.__new__(Binding)
-            binding.channel, binding.prefixes = channel, set()
+            binding.channel, binding.prefixes = channel, set() if prefix is None else {prefix}
             if isinstance(member, StreamGroup):
                 binding.group = member
             else:
                 binding.queue = member
             binding.last = channel.last
             binding.place = len(channel.bindings)
-            channel.bindings.append(binding)
             member.bindings[channel] = binding
+            try:
+                channel.bindings.append(binding)
+            except MemoryError:
+                del member.bindings[channel]
+                raise
         if prefix is not None:
             binding.prefixes.add(prefix)
         elif not binding.exact:

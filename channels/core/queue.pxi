@@ -239,8 +239,8 @@ cdef class Queue(Member):
             self._discard_first()
         if self.count == self.capacity:
             self._grow()
-        if self.count == 0 and self.waiter is not None:
-            self._list()  # before it is in: the next one tries again when there is no memory for it
+        if self.waiter is not None:
+            self._list()  # before it is in, and with each: the next one tries again when there was no memory for it
         cdef queue_entry *entry = &self.entries[(self.first + self.count) & (self.capacity - 1)]
         Py_INCREF(message)
         Py_INCREF(binding)

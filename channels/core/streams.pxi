@@ -40,8 +40,10 @@ cdef class Stream:
     cdef bint wants_write
     cdef uint64_t untold      # messages missed since the last gap was told
     cdef readonly uint64_t missed
+    cdef object number        # its descriptor, as it is known by in Streams.by_fd
     cdef readonly bint ending
     cdef readonly bint ended
+    cdef readonly bint cut    # it ended before all was written
     cdef public object owner  # the caller's
     cdef public bint want_room  # report "room" when nothing waits any more; once
 
@@ -150,6 +152,7 @@ cdef class StreamGroup(Member):
     cdef bint dirty
     cdef uint64_t gaps        # messages missed of which the buffer tells
     cdef uint64_t lost        # messages for which there was no memory; told before the next
+    cdef uint64_t delivery    # the last that it has seen, of Endpoint.delivery
     cdef bint spoke           # since the last heartbeat
     cdef public object key    # the owner's
     cdef public str only      # its channel, if it is in a single one
@@ -239,19 +242,23 @@ cdef class StreamGroup(Member):
         return 0
 
     cdef int _message(self, const frame_facts *facts) except -1:
-        cdef uint64_t lost
         if self.count_ == 0:
             return 0
         self._mark()
         if self.lost:
-            lost, self.lost = self.lost, 0
-            self._gap(lost, self.only)
+            self._tell_lost()
+        self.delivery = self.streams.endpoint.delivery
         if not frame_message(&self.buffer, <frame_kind>self.kind, facts):
             self.lost += 1
             return 0
         if self.buffer.size >= BATCH_BYTES:
             self.flush()
         return 0
+
+    cdef int _tell_lost(self) except -1:
+        cdef uint64_t lost = self.lost
+        self.lost = 0
+        return self._gap(lost, self.only)
 
     cdef int _gap(self, uint64_t missed, str channel) except -1:
         """This worker lost messages of a channel; told later when there is no memory for it now."""
@@ -261,6 +268,9 @@ cdef class StreamGroup(Member):
             return 0
         try:
             self._mark()
+            if self.kind == FRAME_WS_TEXT or self.kind == FRAME_WS_BINARY:
+                for i in range(self.count_):
+                    self.streams._tell(<object>self.members_[i], "gap")
             told = _gap(&self.buffer, self.kind, missed, channel)
         except MemoryError:
             told = False
@@ -270,22 +280,19 @@ cdef class StreamGroup(Member):
         self.gaps += missed
         for i in range(self.count_):
             (<Stream>self.members_[i]).missed += missed
-        if self.kind == FRAME_WS_TEXT or self.kind == FRAME_WS_BINARY:
-            for i in range(self.count_):
-                try:
-                    self.streams._tell(<object>self.members_[i], "gap")
-                except MemoryError:
-                    (<Stream>self.members_[i])._tear()
         return 0
 
     def flush(self):
         """Write what was gathered to everyone in it."""
         cdef uint32_t i, noted
-        cdef uint64_t messages = self.buffer.messages, gaps = self.gaps
-        cdef size_t size = self.buffer.size
+        cdef uint64_t messages, gaps
+        cdef size_t size
         cdef sink_outcome *outcomes = self.streams.outcomes
         cdef bytes data
         cdef list late
+        if self.lost:
+            self._tell_lost()
+        messages, gaps, size = self.buffer.messages, self.gaps, self.buffer.size
         if size == 0:
             return
         self.spoke = True
@@ -374,10 +381,11 @@ cdef class Streams:
         if fd in self.by_fd:
             raise ValueError(f"descriptor {fd} is a stream already")
         stream.c.fd, stream.kind, stream.limit, stream.owner, stream.streams = fd, kind, limit, owner, self
+        stream.number = fd
         event.events, event.data.u64 = EPOLLRDHUP, <uint64_t>fd
-        self.by_fd[fd] = stream
+        self.by_fd[stream.number] = stream
         if epoll_ctl(self.epoll, EPOLL_CTL_ADD, fd, &event) != 0:
-            del self.by_fd[fd]
+            del self.by_fd[stream.number]
             raise OSError(errno, os.strerror(errno))
         shared_plus(&self.endpoint.counters[19], 1)
         return stream
@@ -416,8 +424,9 @@ cdef class Streams:
         if stream.group is not None:
             stream.group._remove(stream)
         stream.ended = True
+        stream.cut = stream.c.gone or stream.c.count != 0
         epoll_ctl(self.epoll, EPOLL_CTL_DEL, stream.c.fd, &event)
-        del self.by_fd[stream.c.fd]
+        del self.by_fd[stream.number]
         sink_clear(&stream.c, _release_holder)
         shared_plus(&self.endpoint.counters[19], <uint64_t>-1)
         return 0

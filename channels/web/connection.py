@@ -423,6 +423,7 @@ class WebSocket:
                 self._too_slow([])
         elif stream is self._stream:  # the client writes no more, or all has ended: what it had sent is still read
             self._transport.detach()
+            self._drained()
 
     def stream_drain(self, stream: native.Stream) -> None:
         """See channels.worker.streams."""

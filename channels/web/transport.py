@@ -117,7 +117,9 @@ class Transport:
         self.want_drained()
 
     def detach(self) -> None:
-        """It does no more."""
+        """It does no more; nothing is written behind what it has left unwritten."""
+        if self._stream is not None and self._stream.cut:
+            self._finish = True
         self._stream = None
 
     def want_drained(self) -> None:

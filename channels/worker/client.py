@@ -81,7 +81,7 @@ class Client:
         self._eventfd = eventfds[slot]
         self._scheduled = False
         loop = self.hub.loop
-        self._watcher = loop.io(self._eventfd, 1, ref=False)
+        self._watcher: Any = loop.io(self._eventfd, 1, ref=False)
         self._watcher.start(self._on_wake)
         self._again: Any = loop.timer(0.0)  # unlike run_callback, lets descriptors have their turn in between
         self._serving_soon = False
@@ -95,9 +95,12 @@ class Client:
     # ---- waking ----
 
     def _on_wake(self) -> None:
-        self.endpoint.begin_wake()
-        self._descriptors_ns = time.monotonic_ns()
-        self._serve()
+        try:
+            self.endpoint.begin_wake()
+            self._descriptors_ns = time.monotonic_ns()
+            self._serve()
+        except MemoryError:
+            pass  # _on_tick goes on
 
     def _serve(self) -> None:
         """Drain until nothing is left, then arm.  In the hub; runs no user code but by switching to whoever waits."""
@@ -142,12 +145,19 @@ class Client:
             if not endpoint.events and not endpoint.woken:
                 return
             events, endpoint.events = endpoint.events, []
-            for event in events:
-                handle: Callable[..., None] = self._handlers.get(event[0], self._on_other)
-                try:
-                    handle(*event)
-                except Exception:
-                    log.exception("event %r failed", event[0])
+            events.reverse()
+            try:
+                while events:
+                    event = events.pop()
+                    handle: Callable[..., None] = self._handlers.get(event[0], self._on_other)
+                    try:
+                        handle(*event)
+                    except Exception:
+                        log.exception("event %r failed", event[0])
+            finally:
+                if events:  # not even the report of a failure went through
+                    events.reverse()
+                    endpoint.events = events + endpoint.events
             for queue in endpoint.take_woken():
                 if queue.waiter is not None:
                     self.room.switch(queue.waiter)
@@ -161,6 +171,8 @@ class Client:
         """Once a second: the heartbeat, and a look for a call that was lost (docs/hazards.md, H14)."""
         endpoint = self.endpoint
         endpoint.heartbeat()
+        if not self._watcher.active:  # gevent stops it when its callback raises
+            self._watcher.start(self._on_wake)
         if self._is_late():  # or its caller is between showing and calling: it gets a moment
             self._late.start(self._on_late)
             return

@@ -268,9 +268,15 @@ class Membership:
 
     def _add_channel(self, name: str) -> native.LocalChannel:
         """A channel that somebody here is in from now on, and with them those whose prefixes it matches."""
-        channel = self.channels[name] = native.LocalChannel(name)
-        for local in self.prefixes.values():
-            if name.startswith(local.name):
-                for queue in local.queues:
-                    self._endpoint.bind(channel, queue, local.name)
+        channel = native.LocalChannel(name)
+        matching = [(queue, local.name) for local in self.prefixes.values() for queue in local.queues]
+        matching = [(queue, prefix) for queue, prefix in matching if name.startswith(prefix)]
+        try:
+            for queue, prefix in matching:
+                self._endpoint.bind(channel, queue, prefix)
+            self.channels[name] = channel
+        except MemoryError:
+            for queue, prefix in matching:
+                self._endpoint.release(channel, queue, prefix)
+            raise
         return channel

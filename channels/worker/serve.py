@@ -154,9 +154,11 @@ class Serving:
 
         try:
             self._streams.take_over(start, exchange.connection.fileno(), exchange.chunked, ended)
-        except (ChannelsError, OSError):
+        except BaseException as error:
             exchange.take_back()
-            return False
+            if isinstance(error, (ChannelsError, OSError)):
+                return False
+            raise
         if self._sticky is not None:
             self._sticky.done(exchange.connection)
         return True

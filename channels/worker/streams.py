@@ -101,7 +101,7 @@ class Streams:
         client.on_event["stream"] = self._on_event
         loop = client.hub.loop
         self._watcher = loop.io(self._native.fileno(), 1, ref=False)
-        self._watcher.start(self._native.ready)
+        self._watcher.start(self._on_ready)
         period = client.settings.stream_heartbeat
         self._timer = loop.timer(period, period, ref=False) if period else None
         if self._timer is not None:
@@ -130,6 +130,7 @@ class Streams:
         try:
             self._move(stream, (frozenset(subscription.names), frozenset(subscription.prefixes)), subscription)
         except BaseException:
+            stream.owner = None  # who calls goes on with the response as it was
             self._native.forget(stream)
             raise
         if self.draining:
@@ -217,6 +218,12 @@ class Streams:
             self._client.membership.leave_prefix(group, prefix)
 
     # ---- in the hub ----
+
+    def _on_ready(self) -> None:
+        try:
+            self._native.ready()
+        except MemoryError:
+            pass  # it stays readable; gevent stops a watcher of descriptors whose callback raises
 
     def _on_event(self, who: Any, what: str) -> None:
         if what == "empty":

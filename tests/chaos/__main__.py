@@ -252,12 +252,22 @@ def _machine() -> str:
     )
 
 
+def _code() -> str:
+    """The commit, and whether it has been changed."""
+    asked = ["git", "describe", "--always", "--dirty"]
+    try:
+        found = subprocess.run(asked, cwd=RECORD.parent, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:
+        found = ""
+    return f"commit {found}" if found else "no commit"
+
+
 def record(results: list[Result], seed: int, seconds: float, only: str) -> None:
     """Put this run before the earlier ones."""
     earlier = re.split(r"^(?=## )", RECORD.read_text(), flags=re.M)[1:] if RECORD.exists() else []
     when = datetime.datetime.now(datetime.timezone.utc)
     title = f"{when:%Y-%m-%d %H:%M} UTC, seed {seed}{f', only {only}' if only else ''}"
-    new = f"## {title}\n\n{_machine()}; {seconds / 60:.0f} minutes.\n\n{_table(results)}\n"
+    new = f"## {title}\n\n{_machine()}; {_code()}; {seconds / 60:.0f} minutes.\n\n{_table(results)}\n"
     RECORD.write_text("\n".join([HEAD, new, *earlier[: RUNS_KEPT - 1]]).rstrip() + "\n")
 
 

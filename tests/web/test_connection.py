@@ -113,6 +113,33 @@ def test_a_send_that_waits_ends_with_the_connection(peer: Peer) -> None:
     assert caught.value.code == 1006
 
 
+def stand_still(peer: Peer) -> gevent.Greenlet:
+    """Neither side reads any more, and somebody waits to send."""
+    with pytest.raises(TimeoutError):
+        while True:
+            peer.ws.send("x" * 10_000, timeout=0.05)
+    peer.protocol.send_text(b"one more, to somebody who has to wait")
+    for data in peer.protocol.data_to_send():
+        peer.mine.sendall(data)
+    assert peer.ws.receive(timeout=10)
+    sender = gevent.spawn(peer.ws.send, "y" * 1000)
+    gevent.sleep(0.01)
+    assert not peer.ws._transport.reading
+    return sender
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_a_client_that_vanishes_while_neither_side_reads_is_noticed(peer: Peer, joined: bool) -> None:
+    if joined:
+        peer.ws.join("a")
+    sender = stand_still(peer)
+    peer.mine.close()
+    with pytest.raises(WebSocketClosed):
+        peer.ws.receive(timeout=10)
+    sender.join(10)
+    assert sender.dead
+
+
 def test_only_one_greenlet_receives(peer: Peer) -> None:
     first = gevent.spawn(peer.ws.receive)
     gevent.sleep(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import types
 from collections.abc import Iterator
 
 import gevent
@@ -139,3 +140,12 @@ def test_only_what_is_known_to_be_a_plain_socket_may_be_written_to_by_others(end
             made = Transport(odd, ends.got.append, ends._drained, ends._end)
             assert not made.is_plain
             made.stop()
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_nothing_is_written_behind_what_a_stream_has_left_unwritten(ends: Ends, cut: bool) -> None:
+    ends.transport.attach(types.SimpleNamespace(waiting=0, cut=cut, send=lambda data: True))
+    ends.transport.detach()
+    ends.transport.write(b"more")
+    ends.mine.shutdown(socket.SHUT_WR)
+    assert ends.read(100) == (b"" if cut else b"more")

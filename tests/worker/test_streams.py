@@ -273,32 +273,6 @@ def test_a_stream_that_changes_channels_under_load_loses_nothing_of_those_it_sta
     assert cluster.workers[1].run(_moving, 20) > 100
 
 
-def _taken_over():
-    from channels import subscribe
-    from channels.worker.streams import StreamStart
-
-    streams = fresh()
-    peer = Peer(streams, native.SSE)
-    streams.forget(peer.stream)
-    subscription = subscribe("taken", "takenover:", "takenover:*")  # a name that is a prefix, too
-    send("taken", b"1", b"2")
-    settle(lambda: subscription.pending == 2)
-    send("takenover:x", b"3")  # on its way
-    reasons = []
-    streams.take_over(StreamStart.make(b"", subscription), peer.server.fileno(), False, reasons.append)
-    subscription.close()
-    send("taken", b"4")
-    send("takenover:y", b"5")
-    data = peer.read(until=b"data: 5\n\n")
-    assert [line for line in data.splitlines() if line.startswith(b"data")] == [b"data: %d" % i for i in range(1, 6)]
-    peer.sock.close()
-    settle(lambda: reasons == ["gone"])
-
-
-def test_a_subscription_handed_over_goes_on_where_it_was(cluster):
-    cluster.workers[1].run(_taken_over)
-
-
 # ---- who cannot take it ----
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import json
 import os
 import re
@@ -18,7 +19,7 @@ from typing import Any, Callable
 import gevent
 
 import channels
-from channels import Message
+from channels import Message, alerts
 from channels.core import native
 from channels.worker.streams import current
 from tests.cluster import Cluster, wait_until
@@ -27,19 +28,23 @@ SENT = 40
 BODY = b"%d " + b"x" * 3000
 LAST = b"the last"
 ENOUGH = 1 << 40
-NAMES = ("asked", "from", "until")
+WINDOW = ("asked", "from", "until")
+NAME = ("refused",)
 
 
 class Reader:
     """A client of a stream: everything that came, until its connection ended."""
 
     def __init__(self, streams: Any, kind: int, room: int = 0) -> None:
-        self.sock, self.server = socket.socketpair()
+        self.sock, server = socket.socketpair()
+        high = fcntl.fcntl(server.detach(), fcntl.F_DUPFD_CLOEXEC, 300)  # a number that is no small integer of Python's
+        self.server = socket.socket(fileno=high)
         self.sock.setblocking(False)
         self.server.setblocking(False)
         if room:
             self.server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, room)
         self.kind, self.data, self.ended, self.told = kind, b"", False, ""
+        self.is_quick = not room
         self.stream = streams.open(self.server.fileno(), kind, self)
         streams.join(self.stream, "refused")
 
@@ -91,8 +96,7 @@ def settle(condition: Callable[[], bool], what: str) -> None:
 
 
 def check_stream(reader: Reader, turn: str) -> None:
-    """In order, each once; what is missing is told, or the connection has ended.  More may be told than are missing:
-    of a message that some had when memory ran out."""
+    """In order, each once; what is missing is told, or the connection has ended."""
     events, cut = reader.events()
     assert reader.ended or not cut, f"{turn}: the last frame is cut off"
     expected = told = missing = 0
@@ -105,6 +109,7 @@ def check_stream(reader: Reader, turn: str) -> None:
             expected = number + 1
     missing += SENT - expected
     assert reader.ended or missing <= told, f"{turn}: {missing} are missing, {told} are told"
+    assert told == missing or not reader.is_quick, f"{turn}: {missing} are missing, {told} are told"
     assert reader.ended == (reader.told == "gone"), f"{turn}: its owner was told {reader.told!r}"
 
 
@@ -123,21 +128,25 @@ def check_messages(taken: list[Message], errors: int, turn: str) -> None:
     assert 0 <= untold <= errors, f"{turn}: {untold} are missing untold, {errors} errors were raised"
 
 
-def take_turn(at: int, number: int, sent: int, routed: int) -> tuple[int, int]:
+def take_turn(at: int, number: int, sent: int, routed: int, other: int) -> tuple[int, int]:
     """In a worker: one turn with refusals.  Allocations that were asked for, and streams that ended."""
     turn = f"{number} refused from the {at}-th"
-    asked, first, until = (ctypes.c_long.in_dll(ctypes.CDLL(None), f"refuse_{name}") for name in NAMES)
+    asked, first, until = (ctypes.c_long.in_dll(ctypes.CDLL(None), f"refuse_{name}") for name in WINDOW)
     streams = current()
     endpoint = streams._client.endpoint
     readers = [Reader(streams, kind, room) for kind in (native.SSE, native.WS_TEXT) for room in (0, 0, 4608)]
     taken: list[Message] = []
     errors = 0
-    with channels.subscribe("refused") as busy, channels.subscribe("refused") as waiting, channels.subscribe() as late:
+    with contextlib.ExitStack() as stack:
+        busy, waiting, late = (stack.enter_context(channels.subscribe(*names)) for names in (NAME, NAME, ()))
+        by_prefix = stack.enter_context(channels.subscribe(prefixes=["unmet "]))
         waiter = gevent.spawn(waiting.get, 10)
         joiner = gevent.spawn(late.join, "joined meanwhile")
+        caller = gevent.spawn(alerts.call, other, "echo", b"an answer", timeout=20)
         gevent.sleep(0)
         for i in range(SENT):
             channels.channel_send("refused", BODY % i)
+        channels.channel_send(f"unmet {other}", b"for the prefix")
         os.write(sent, b"s")
         os.read(routed, 1)  # all of it stands in the ring, and the hub had no turn
         asked.value, until.value, first.value = 0, at + number, at
@@ -156,10 +165,18 @@ def take_turn(at: int, number: int, sent: int, routed: int) -> tuple[int, int]:
             errors += 1
         first.value = 0
 
+        assert caller.get(timeout=10) == b"an answer", f"{turn}: the answer of a call is lost"
+        channels.channel_send(f"unmet {other}", LAST)
+        met = [by_prefix.get(10)]
+        while met[-1] is not None and met[-1].data != LAST:
+            met.append(by_prefix.get(10))
+        told = sum(1 + message.missed for message in met if message is not None)
+        assert told == 2, f"{turn}: of a channel met by its prefix, to which two were sent: {met!r}"
         joiner.join(10)
         assert joiner.successful(), f"{turn}: joining meanwhile: {joiner!r}"
         channels.channel_send("joined meanwhile", b"heard")
-        assert late.get(10) is not None, f"{turn}: what was joined meanwhile is not heard"
+        heard = late.get(10)
+        assert heard is not None and heard.missed == 0, f"{turn}: what was joined meanwhile: {heard!r}"
         channels.channel_send("refused", LAST)
         assert waiter.get(timeout=10) is not None, f"{turn}: who waited was not woken"
         while not taken or taken[-1].data != LAST:
@@ -173,14 +190,20 @@ def take_turn(at: int, number: int, sent: int, routed: int) -> tuple[int, int]:
         check_stream(reader, turn)
         if not reader.ended:
             reader.sock.close()
+        assert not (reader.ended and reader.is_quick), f"{turn}: a stream has ended that had taken everything"
     settle(lambda: len(streams) == 0, f"{turn}: a stream is left")
     return asked.value, sum(reader.ended for reader in readers)
 
 
 def keep() -> None:
-    """In another worker: the channel stays, so that its numbers go on from turn to turn."""
-    for _ in channels.subscribe("refused"):
+    """In another worker: the channels stay, so that numbers go on from turn to turn; and it answers."""
+    alerts.receive("echo", lambda data: data)
+    for _ in channels.subscribe("refused", "joined meanwhile", f"unmet {os.getpid()}"):
         pass
+
+
+def let_it_answer() -> None:
+    gevent.sleep(0.002)
 
 
 def main() -> None:
@@ -188,15 +211,17 @@ def main() -> None:
     routed, say_routed = os.pipe()
     turns = ended = last = 0
     with Cluster(workers=2) as cluster:
-        cluster.workers[2].start(keep)
+        answering = cluster.workers[2]
+        answering.start(keep)
         wait_until(lambda: cluster.members("refused"))
 
         def run(at: int, number: int) -> int:
             nonlocal turns, ended, last
-            cluster.workers[1].start(take_turn, at, number, say_sent, routed)
+            cluster.workers[1].start(take_turn, at, number, say_sent, routed, cluster.workers[2].pid)
             os.read(sent, 1)
             last += SENT
             wait_until(lambda: cluster.last("refused") == last)
+            answering.run(let_it_answer)
             os.write(say_routed, b"r")
             asked, gone = cluster.workers[1].result()
             last += 1
@@ -206,6 +231,7 @@ def main() -> None:
 
         run(ENOUGH, 1)
         most = run(ENOUGH, 1)
+        assert ended == 0, "streams end without any refusal"
         for number in (1, ENOUGH):
             for at in range(1, most + 1):
                 run(at, number)
