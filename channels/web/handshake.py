@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from websockets.datastructures import Headers
 from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
+from websockets.frames import CloseCode, Frame, Opcode
 from websockets.http11 import Response
 from websockets.server import ServerProtocol
 
@@ -17,7 +18,26 @@ log.setLevel(logging.WARNING)  # the library tells of each connection otherwise
 
 HOPS = {"connection", "date", "upgrade"}  # the server's own business in a refusal
 WINDOW_BITS = 12  # 4 KiB of history for each client and direction: most of the gain, an eighth of the memory
+CONTROL_MAX = 125  # bytes of a ping (RFC 6455, 5.5): the library counts one within a message to the message
 _COPIED = ("HTTP_UPGRADE", "HTTP_CONNECTION", "HTTP_HOST")
+
+
+class Protocol(ServerProtocol):
+    """The library's, which counts a message as RFC 6455, 5.4 does: a ping between its pieces is no part of it."""
+
+    def __init__(self, max_size: int, **options: Any) -> None:
+        super().__init__(max_size=max_size + CONTROL_MAX, **options)
+        self._max_size = max_size
+        self._size = 0  # bytes so far of the message that has begun
+
+    def recv_frame(self, frame: Frame) -> None:
+        if frame.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
+            size = self._size + len(frame.data)
+            if size > self._max_size:
+                self.fail(CloseCode.MESSAGE_TOO_BIG, f"more than {self._max_size} bytes")  # and what follows is dropped
+                return
+            self._size = 0 if frame.fin else size
+        super().recv_frame(frame)
 
 
 def refusal(status: int, text: str) -> Response:
@@ -45,12 +65,7 @@ def answer(
     deflate = ServerPerMessageDeflateFactory(
         server_max_window_bits=WINDOW_BITS, client_max_window_bits=WINDOW_BITS, compress_settings={"memLevel": 5}
     )
-    protocol = ServerProtocol(
-        extensions=[deflate] if compression else None,
-        select_subprotocol=choose,
-        max_size=max_size,
-        logger=log,
-    )
+    protocol = Protocol(max_size, extensions=[deflate] if compression else None, select_subprotocol=choose, logger=log)
     if not origin_allowed(environ, origins):
         return protocol, refusal(403, "pages of this origin may not connect")
     protocol.receive_data(_request(environ))

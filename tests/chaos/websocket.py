@@ -29,6 +29,7 @@ from hypothesis import strategies as st
 from tests.server import Server
 
 MAX_SIZE = 3000  # bytes of a message
+HOPELESS = MAX_SIZE + 126  # bytes of one that is refused as soon as its size is said, before a byte of it
 DEADLINE = 20.0
 WINDOW_BITS = 12  # of compression
 CONT, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
@@ -204,8 +205,10 @@ def _second_beginning(draw: Any, say: Any, made: Conversation) -> set[int]:
 
 
 def _too_long(draw: Any, say: Any, made: Conversation) -> set[int]:
-    size = draw(st.sampled_from([MAX_SIZE + 1, 65535, 65536, 1 << 31, (1 << 63) - 1, 1 << 63, (1 << 64) - 1]))
-    if size < 65536:
+    size = draw(st.sampled_from([MAX_SIZE + 1, HOPELESS, 65535, 65536, 1 << 31, (1 << 63) - 1, 1 << 63, (1 << 64) - 1]))
+    if size < HOPELESS:
+        say(BINARY, b"x" * size)
+    elif size < 65536:
         made.parts.append(struct.pack("!BBH", 0x82, 0xFE, size) + b"mask")
     else:
         made.parts.append(struct.pack("!BBQ", 0x82, 0xFF, size) + b"mask")

@@ -250,6 +250,25 @@ def test_a_reason_that_does_not_fit_is_refused(peer: Peer) -> None:
     assert peer.events(1) == [b"alive"]
 
 
+@pytest.mark.parametrize("compression", [False, True])
+def test_a_message_of_just_the_allowed_size_is_taken_with_a_ping_in_its_middle_and_no_larger_one(
+    fabric: object, compression: bool
+) -> None:
+    peer = Peer(max_size=3000, compression=compression)
+    for size in (3000, 3001):
+        peer.protocol.send_text(b"x" * 2999, fin=False)
+        peer.protocol.send_continuation(b"x", fin=False)
+        peer.protocol.send_ping(b"p" * 125)
+        peer.protocol.send_continuation(b"x" * (size - 3000), fin=True)
+        peer.pump()
+        if size == 3000:
+            assert peer.ws.receive(timeout=10) == "x" * 3000
+    with pytest.raises(WebSocketClosed) as caught:
+        peer.ws.receive(timeout=10)
+    assert caught.value.code == 1009
+    peer.close()
+
+
 def test_a_finished_one_leaves_nothing_behind(fabric: object) -> None:
     made = Peer()
     made.ws.join("a")
