@@ -3,8 +3,8 @@
     python -m tests.chaos.leaks [--share 1.0] [--seed N]
 
 2,000 workers killed and replaced, 100,000 joins and leaves, 10,000 names of channels that come and go.  Descriptors,
-mappings, rows of the table, names in the router and private memory (5 %, and not less than 1 MiB) of supervisor, router
-and of a worker that stays must be back; no zombie, nothing new in /dev/shm.
+mappings, rows of the table, names in the router and anonymous memory (5 %, and not less than 1 MiB) of supervisor,
+router and of a worker that stays must be back; no zombie, nothing new in /dev/shm.
 """
 
 from __future__ import annotations

@@ -41,27 +41,20 @@ class Living:
 
 
 def resident_kib(pid: int) -> int:
-    """Memory that is a process's own; 0 when it is gone.
+    """Anonymous memory that is resident, proc(5); 0 when the process is gone.
 
-    Without the segment: a page of it that only one process has touched since is counted as private, proc(5), though it
-    was there from the start.
+    A page counts whether it is still shared with who was forked or not, which depends on who has lived how long; the
+    shared segment and what is mapped of files does not count.
     """
     try:
-        lines = Path(f"/proc/{pid}/smaps").read_text().splitlines()
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:
         return 0
-    total, shared = 0, False
-    for line in lines:
-        words = line.split()
-        if not words[0].endswith(":"):
-            shared = "memfd:" in line
-        elif words[0] in ("Private_Clean:", "Private_Dirty:") and not shared:
-            total += int(words[1])
-    return total
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Anonymous:"))
 
 
 def held(pid: int) -> dict[str, int]:
-    """Descriptors, mappings, and KiB resident that are the process's own."""
+    """Descriptors, mappings, and KiB of memory of its own."""
     with open(f"/proc/{pid}/maps") as maps:
         mappings = sum(1 for _ in maps)
     return {"fds": len(os.listdir(f"/proc/{pid}/fd")), "maps": mappings, "own_kib": resident_kib(pid)}
