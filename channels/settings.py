@@ -112,7 +112,9 @@ class Settings:
     bind: list[str] = setting(
         ["127.0.0.1:8000"], "where to listen: HOST:PORT, [IPV6]:PORT or unix:PATH", check=_bind, flags="-b"
     )
-    backlog: int = setting(2048, "connections that the kernel queues", "connections", _between(1, 1 << 16))
+    backlog: int = setting(
+        2048, "connections that the kernel queues, at most net.core.somaxconn", "connections", _between(1, 1 << 16)
+    )
     workers: int = setting(1, "worker processes", check=_between(1, WORKERS_MAX), flags="-w")
     max_workers: int = setting(
         0, "workers at most, so that TTIN has room; 0: twice `workers`", check=_between(0, WORKERS_MAX)

@@ -23,39 +23,50 @@ _RESET = struct.pack("ii", 1, 0)
 class Client:
     """One of them."""
 
-    __slots__ = ("closed", "deaf", "received", "sock", "to_say")
+    __slots__ = ("closed", "deaf", "received", "said", "sock", "to_say")
 
     def __init__(self, sock: socket.socket, to_say: bytes, deaf: bool) -> None:
         self.sock = sock
-        self.to_say = to_say
+        self.said = self.to_say = to_say
         self.deaf = deaf  # does not read
         self.received = b""  # the first bytes of it
         self.closed = False  # by the server
 
 
 class Crowd:
-    """Clients of one address; a context manager that closes them."""
+    """Clients of one address; a context manager that closes them.
 
-    def __init__(self, address: tuple[str, int]) -> None:
+    Linux may reset a connection that it has just made, before the server has seen it: when the queue of those to be
+    accepted has overflowed, a segment that comes while the request becomes a connection finds neither. With `again`
+    a client whom that may have happened to connects anew, as a browser does, and `resets` counts it; `aborts` tells
+    whether a process did it.
+    """
+
+    def __init__(self, address: tuple[str, int], again: bool = False) -> None:
         self._address = address
+        self._again = again
         self._selector = selectors.DefaultSelector()
         self.clients: list[Client] = []
+        self.resets = 0
 
     def join(self, count: int, to_say: bytes = b"", deaf: bool = False) -> None:
         """So many more connect, without waiting, and say this as soon as they can."""
         for _ in range(count):
-            sock = socket.socket()
-            sock.setblocking(False)
-            if deaf:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, SEGMENT)
-            error = sock.connect_ex(self._address)
-            if error not in (0, errno.EINPROGRESS):
-                sock.close()
-                raise OSError(error, f"cannot connect: {errno.errorcode.get(error)}")
-            client = Client(sock, to_say, deaf)
-            self._selector.register(sock, selectors.EVENT_WRITE, client)
+            client = Client(self._connecting(deaf), to_say, deaf)
+            self._selector.register(client.sock, selectors.EVENT_WRITE, client)
             self.clients.append(client)
+
+    def _connecting(self, deaf: bool) -> socket.socket:
+        sock = socket.socket()
+        sock.setblocking(False)
+        if deaf:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, SEGMENT)
+        error = sock.connect_ex(self._address)
+        if error not in (0, errno.EINPROGRESS):
+            sock.close()
+            raise OSError(error, f"cannot connect: {errno.errorcode.get(error)}")
+        return sock
 
     def _turn(self, seconds: float) -> None:
         for key, events in self._selector.select(seconds):
@@ -66,8 +77,8 @@ class Crowd:
                         client.to_say = client.to_say[client.sock.send(client.to_say) :]
                 except BlockingIOError:
                     continue
-                except OSError:
-                    self._ended(client)
+                except OSError as error:
+                    self._ended(client, error)
                     continue
                 if not client.to_say:
                     if client.deaf:
@@ -79,17 +90,23 @@ class Crowd:
                     data = client.sock.recv(65536)
                 except BlockingIOError:
                     continue
-                except OSError:
-                    data = b""
+                except OSError as error:
+                    self._ended(client, error)
+                    continue
                 if data:
                     client.received = (client.received + data)[:4096]
                 else:
                     self._ended(client)
 
-    def _ended(self, client: Client) -> None:
-        client.closed = True
+    def _ended(self, client: Client, error: OSError | None = None) -> None:
         self._selector.unregister(client.sock)
         client.sock.close()
+        if self._again and isinstance(error, ConnectionResetError) and not client.received:
+            self.resets += 1
+            client.sock, client.to_say = self._connecting(client.deaf), client.said
+            self._selector.register(client.sock, selectors.EVENT_WRITE, client)
+        else:
+            client.closed = True
 
     def run(self, seconds: float) -> None:
         """Let them talk and listen for so long."""
@@ -230,6 +247,14 @@ class Bystander:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join(PATIENCE)
+
+
+def aborts() -> int:
+    """Connections of this machine that were reset because a process closed one, or had no memory or no time for it."""
+    names, values = (
+        line.split()[1:] for line in Path("/proc/net/netstat").read_text().splitlines() if line.startswith("TcpExt:")
+    )
+    return sum(int(value) for name, value in zip(names, values) if name.startswith("TCPAbort"))
 
 
 def descriptors(pids: Iterator[int] | list[int]) -> int:

@@ -18,7 +18,7 @@ from typing import Any, Callable, TypeVar
 from channels.worker.http.config import HttpConfig
 from channels.worker.http.head import BadRequest, HeadParser
 from tests.chaos import http_cases
-from tests.chaos.crowd import GET, PATIENCE, Bystander, Crowd, descriptors, many_descriptors, resident
+from tests.chaos.crowd import GET, PATIENCE, Bystander, Crowd, aborts, descriptors, many_descriptors, resident
 from tests.server import Server
 
 APP = "tests.chaos.http_app:app"
@@ -65,6 +65,12 @@ class Run:
         self.check(not bystander.failures, f"{what}: somebody else was not answered: {bystander.failures[:3]}")
         self.check(bystander.answers > 0, f"{what}: nobody else was answered")
         return f"others had {bystander.answers} answers, the slowest in {bystander.slowest * 1e3:.0f} ms"
+
+    def resets(self, crowd: Crowd, aborted: int, number: int) -> str:
+        """The kernel alone reset new connections of a burst, and hardly any; `aborted`: during it."""
+        self.check(not (crowd.resets and aborted), f"burst: {crowd.resets} were reset, {aborted} by a process")
+        self.check(crowd.resets <= number // 1000, f"burst: {crowd.resets} of {number} were reset")
+        return f"{crowd.resets} after a reset by the kernel"
 
     # ---- the parts ----
 
@@ -129,7 +135,7 @@ class Run:
 
     def slow_heads(self) -> str:
         """Thousands who begin a head and drip: each is ended in time."""
-        with Server(APP, *SHORT, workers=2) as server, Crowd(server.address) as crowd:
+        with Server(APP, *SHORT, "--backlog", "4096", workers=2) as server, Crowd(server.address) as crowd:
             before = self.quiet_descriptors(server)
             with Bystander(server.address) as bystander:
                 crowd.join(self.count(3000), b"GET / HTTP/1.1\r\nHost: a\r\nX-Slow: ")
@@ -199,9 +205,9 @@ class Run:
 
     def burst(self) -> str:
         """Ten thousand connections at once, each with a request."""
-        with Server(APP, "--backlog", "16384", workers=2) as server, Crowd(server.address) as crowd:
+        with Server(APP, "--backlog", "16384", workers=2) as server, Crowd(server.address, again=True) as crowd:
             before = self.quiet_descriptors(server)
-            number = self.count(10_000)
+            number, aborted = self.count(10_000), aborts()
             with Bystander(server.address) as bystander:
                 begun = time.monotonic()
                 crowd.join(number, GET)
@@ -210,9 +216,10 @@ class Run:
                 )
                 took = time.monotonic() - begun
                 said = self.others(bystander, "burst")
+            reset = self.resets(crowd, aborts() - aborted, number)
             crowd.close()
             self.settled(server, crowd, before, "burst")
-        return f"{number:,} answered in {took:.1f} s; {said}"
+        return f"{number:,} answered in {took:.1f} s, {reset}; {said}"
 
     def vanishing(self) -> str:
         """Clients that go without FIN, or with a reset, while they idle, ask, send and take a stream."""

@@ -23,7 +23,7 @@ from typing import Callable
 
 from channels import control
 from tests.chaos import http
-from tests.chaos.crowd import PATIENCE, Bystander, Crowd, resident
+from tests.chaos.crowd import PATIENCE, Bystander, Crowd, aborts, resident
 from tests.chaos.streams_app import CHANNEL
 from tests.chaos.websocket import OPENING, PING, PONG, TEXT, frame
 from tests.server import Server
@@ -255,8 +255,8 @@ class Run(http.Run):
 
     def burst(self) -> str:
         """Thousands of WebSockets at once, each of which says something: each gets it back, and then what all get."""
-        number = self.count(5000)
-        with Server(APP, "--backlog", "16384", workers=2) as server, Crowd(server.address) as crowd:
+        number, aborted = self.count(5000), aborts()
+        with Server(APP, "--backlog", "16384", workers=2) as server, Crowd(server.address, again=True) as crowd:
             before = self.quiet_descriptors(server)
             with Bystander(server.address) as bystander:
                 begun = time.monotonic()
@@ -269,10 +269,11 @@ class Run(http.Run):
                 self.check(reached, f"burst: a message came to {crowd.having(b'x' * 20)} of {number}")
                 pump.join(PATIENCE)
                 said = self.others(bystander, "burst")
+            reset = self.resets(crowd, aborts() - aborted, number)
             crowd.close()
             self.left(server, "burst")
             self.settled(server, crowd, before, "burst")
-        return f"{number:,} answered in {took:.1f} s, and reached by a message; {said}"
+        return f"{number:,} answered in {took:.1f} s, {reset}, and reached by a message; {said}"
 
 
 PARTS: dict[str, Callable[[Run], str]] = {"deaf": Run.deaf, "vanishing": Run.vanishing, "burst": Run.burst}
