@@ -1,7 +1,7 @@
 """The C core against its specification: a ring is a deque, a channel is a set and a list.
 
-Random steps, each compared.  HYPOTHESIS_STEPS=100000 takes that many instead of the quick number; hypothesis prints
-what reproduces a failure.
+Random steps, each compared.  HYPOTHESIS_STEPS=100000 takes that many instead of the quick number, and as many whole
+lives of a ring; hypothesis, or the seed in the failure's words, reproduces a failure.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import ctypes
 import os
+import random
 import subprocess
 from pathlib import Path
 
@@ -63,6 +64,9 @@ def run_machine(machine: type[RuleBasedStateMachine], steps_each: int) -> None:
     )
 
 
+LAPS = [0, 2**32 - 2**16, 2**63 - 2**16]  # where the 64 KiB begin in which a ring's positions do
+
+
 def span(size: int) -> int:
     return (HEADER + size + ALIGN - 1) // ALIGN * ALIGN
 
@@ -76,7 +80,7 @@ class Ring(RuleBasedStateMachine):
     @precondition(lambda self: self.ring is None)
     @rule(
         power=st.integers(12, 16),
-        lap=st.sampled_from([0, 2**32 - 2**16, 2**63 - 2**16]),
+        lap=st.sampled_from(LAPS),
         offset=st.integers(0, 2**12),
     )
     def create(self, power: int, lap: int, offset: int) -> None:
@@ -283,6 +287,37 @@ class Fabric(RuleBasedStateMachine):
 
 def test_a_ring_is_a_deque(core: ctypes.CDLL) -> None:
     run_machine(type("ThisRing", (Ring,), {"core": core}), 50)
+
+
+def test_a_ring_is_a_deque_in_each_of_many_lives(core: ctypes.CDLL, request: pytest.FixtureRequest) -> None:
+    machine = type("ThisRing", (Ring,), {"core": core})
+    seed = request.config.getoption("--hypothesis-seed") or random.SystemRandom().randrange(1 << 32)
+    chance = random.Random(f"{seed}/lives")
+    wrapped = crossed = 0
+    for life in range(STEPS):
+        ring = machine()
+        ring.create(power=chance.randrange(12, 17), lap=chance.choice(LAPS), offset=chance.randrange(2**12 + 1))
+        begun, largest = ring.tail, chance.choice([1, 20, 300])
+        try:
+            for _ in range(50):
+                step = chance.random()
+                if step < 0.5:
+                    ring.put(share=chance.randrange(largest), extra=chance.randrange(41))
+                elif step < 0.65:
+                    ring.publish()
+                elif step < 0.7:
+                    ring.roll_back()
+                elif step < 0.85:
+                    ring.get(most=chance.randrange(1, 11))
+                else:
+                    ring.release()
+        except AssertionError as error:
+            raise AssertionError(f"life {life} of --hypothesis-seed={seed}") from error
+        finally:
+            ring.teardown()
+        crossed += any(begun < at <= ring.tail for at in (2**32, 2**63))
+        wrapped += ring.tail - begun > ring.capacity
+    assert wrapped > STEPS // 10 and crossed > STEPS // 20, f"{wrapped} went round, {crossed} past 2^32 or 2^63"
 
 
 def test_a_channel_is_a_set_and_an_order(core: ctypes.CDLL) -> None:
