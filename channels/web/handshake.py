@@ -68,7 +68,9 @@ def answer(
     protocol = Protocol(max_size, extensions=[deflate] if compression else None, select_subprotocol=choose, logger=log)
     if not origin_allowed(environ, origins):
         return protocol, refusal(403, "pages of this origin may not connect")
-    protocol.receive_data(_request(environ))
+    request = _request(environ)
+    if request.isascii():  # before websockets 17 another key is an accident, with a traceback
+        protocol.receive_data(request)
     events = protocol.events_received()
     if not events:
         return protocol, refusal(400, "not a WebSocket handshake")
