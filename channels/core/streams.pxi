@@ -75,14 +75,12 @@ cdef class Stream:
         return self.send(gap_frame(self.kind, message.missed, message.channel) + data if message.missed else data)
 
     def end(self, bytes last):
-        """Write `last` behind what waits, and then report "done"; nothing more is taken."""
+        """Write what it missed and `last` behind what waits, and then report "done"; nothing more is taken."""
         if self.ended or self.ending:
             return
-        if self.group is not None:
-            self.group.flush()
-            if self.ended:
-                return
-            self.group._remove(self)
+        self._leave(True)
+        if self.ended:
+            return
         if last:
             self.send(last)
         self.ending = True
@@ -91,6 +89,20 @@ cdef class Stream:
                 self.streams._finish(self, "gone" if self.c.gone else "done")
             except MemoryError:
                 self.streams._want(self, True)  # once more as soon as it is seen to have room
+
+    cdef int _leave(self, bint tell_gap) except -1:
+        """Out of every channel: what was gathered for it and what it missed go before whatever comes next."""
+        if self.group is not None:
+            self.group.flush()
+        if tell_gap:
+            try:
+                self._tell_gap()
+            except MemoryError:
+                self._tear()
+        self.untold = 0
+        if self.group is not None:
+            self.group._remove(self)
+        return 0
 
     cdef int _hold(self, bytes data, size_t sent) except -1:
         if self.c.gone:
@@ -129,7 +141,7 @@ cdef class Stream:
         return 0
 
     cdef int _tell_gap(self) except -1:
-        """Nothing waits any more: now it learns what it missed."""
+        """Behind what waits it learns what it missed."""
         cdef bytes text
         if self.untold:
             text = gap_frame(self.kind, self.untold, None if self.group is None else self.group.only)
@@ -438,12 +450,9 @@ cdef class Streams:
         except MemoryError:
             self._finish(stream, None)  # who calls knows
 
-    def ungroup(self, Stream stream):
-        """Out of every channel."""
-        if stream.group is not None:
-            stream.group.flush()
-        if stream.group is not None:
-            stream.group._remove(stream)
+    def ungroup(self, Stream stream, bint tell_gap=True):
+        """Out of every channel.  What it missed is told before whatever is written next, or never."""
+        stream._leave(tell_gap)
 
     def ready(self):
         """Serve those that can take more or have gone.  Never waits."""

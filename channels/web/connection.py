@@ -432,7 +432,7 @@ class WebSocket:
     def _quit(self) -> None:
         """No frame of a channel may come behind the one that closes."""
         if self._stream is not None:
-            streams.current().quit(self._stream)
+            streams.current().quit(self._stream, self._slow != "close")  # whom 1013 tells it
 
     # ---- the end; in the hub ----
 

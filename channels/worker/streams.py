@@ -137,9 +137,13 @@ class Streams:
             owner.stream_drain(stream)
         return stream
 
-    def quit(self, stream: native.Stream) -> None:
-        """Out of every channel, with what was gathered for it written first.  Does not wait."""
-        self._native.ungroup(stream)
+    def quit(self, stream: native.Stream, tell_gap: bool = True) -> None:
+        """Out of every channel, with what was gathered for it written first.  Does not wait.
+
+        Args:
+            tell_gap: What it missed is told behind that; otherwise never.
+        """
+        self._native.ungroup(stream, tell_gap)
 
     def forget(self, stream: native.Stream) -> None:
         """Its socket is the caller's again; what waited is dropped."""

@@ -206,6 +206,8 @@ def test_or_it_is_closed_with_1013(server: Server) -> None:
                 number += 1
         assert struct.unpack("!H", payload[:2]) == (1013,)
         assert number < 3000
+        slow.sendall(b"\x88\x82\0\0\0\0" + payload[:2])  # the client's close, masked with nothing
+        assert reader.file.read() == b"", "nothing comes behind a close"
 
 
 # ---- the end ----

@@ -311,6 +311,32 @@ def test_a_client_that_is_behind_is_told_how_many_it_missed(alone):
     assert missed > 0
 
 
+def _gap_before_the_end(leave):
+    """A client that missed messages is ended: the gap comes before the last bytes, and nothing behind them."""
+    streams = fresh()
+    slow = Peer(streams, native.WS_TEXT, "ending", buffer=4096)
+    while not slow.owner.events:
+        send("ending", b"." * 4000)
+        gevent.sleep(0)
+    close = b"\x88\x02\x03\xf4"
+    if leave:
+        streams.quit(slow.stream)
+        slow.stream.send(close)
+        slow.stream.want_room = True
+    else:
+        slow.stream.end(close)
+    settle(lambda: slow.read() and slow.owner.events[-1] in ("room", "done"))
+    *_, (first, gap), (last, _) = frames(slow.read(until=close))
+    assert (first, last) == (TEXT, close[0])
+    assert json.loads(gap) == {"event": "gap", "channel": "ending", "missed": slow.stream.missed}
+    assert slow.stream.missed > 0
+
+
+@pytest.mark.parametrize("leave", [False, True])
+def test_a_gap_is_told_before_the_last_bytes_and_never_behind_them(alone, leave):
+    alone(stream_buffer=100_000).run(_gap_before_the_end, leave)
+
+
 def _whole_frames():
     """A stream's own frames and those of its channels never cut each other, however little the client takes."""
     streams = fresh()
