@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterable
 from typing import Any, Callable
 
+import gevent
 from websockets.frames import CloseCode
 from websockets.http11 import Response
 
@@ -64,16 +65,23 @@ def accept(
 
 
 def run(ws: WebSocket, handler: Handler) -> None:
-    """Call `handler(ws)` and close the WebSocket however it ends.  What it raises is logged and means 1011."""
+    """Call `handler(ws)` and close the WebSocket however it ends.  What it raises means 1011, and is logged.
+
+    But for StreamEnded and GreenletExit, which end it: 1000.  What is no Exception goes on to the caller.
+    """
     code: int = CloseCode.NORMAL_CLOSURE
     reason = ""
     try:
         handler(ws)
     except StreamEnded as ended:
         log.debug("websocket: %s", ended)
-    except Exception:
-        log.exception("websocket: the handler failed")
+    except gevent.GreenletExit:  # somebody ends it, and means to
+        raise
+    except BaseException as error:
         code, reason = CloseCode.INTERNAL_ERROR, "the application failed"
+        if not isinstance(error, Exception):
+            raise  # such as a Timeout, which may be a caller's
+        log.exception("websocket: the handler failed")
     finally:
         ws.finish(code, reason)
 

@@ -90,6 +90,10 @@ def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]
     if path == "/fail":
 
         def fail(ws: WebSocket) -> None:
+            if query.get("how") == "Timeout":
+                raise gevent.Timeout
+            if query.get("how") == "GreenletExit":
+                raise gevent.GreenletExit
             raise RuntimeError("on purpose")
 
         return websocket.serve(environ, start_response, fail)

@@ -224,6 +224,14 @@ def test_a_handler_that_fails_is_told_to_the_client_as_1011_and_to_the_log_in_fu
     server.wait_log("RuntimeError: on purpose")
 
 
+@pytest.mark.parametrize("how, code", [("Timeout", 1011), ("GreenletExit", 1000)])
+def test_a_timeout_that_nobody_catches_fails_a_handler_and_a_greenlet_s_exit_does_not(
+    server: Server, how: str, code: int
+) -> None:
+    with connect(url(server, f"/fail?how={how}")) as ws:
+        assert closed(ws)[0] == code
+
+
 def test_a_client_that_vanishes_leaves_no_subscription_behind(server: Server) -> None:
     with raw(server, "/join?channels=ws:gone") as gone:
         assert Frames(gone).next() == (Opcode.TEXT, b"joined")
