@@ -1,6 +1,8 @@
 """Greenlets that run one request after the other.
 
 A request costs two switches, not the making of a greenlet; each runs in a context of its own (contextvars).
+Nothing tells one request of a greenlet from the next: a gevent.Timeout that is still armed when its request is over,
+or a kill() by somebody who has kept the greenlet, hits whatever runs there by then.
 Runs in: worker.
 """
 
@@ -52,7 +54,12 @@ class Runner(gevent.Greenlet):  # type: ignore[type-arg]
                 if self.spoilt or len(pool.idle) >= IDLE_MAX:
                     return
                 pool.idle.append(self)
-            switch()
+            try:
+                switch()
+            except BaseException:  # it dies, and what is switched to then is lost in silence
+                if self in pool.idle:
+                    pool.idle.remove(self)
+                raise
 
 
 class Pool:

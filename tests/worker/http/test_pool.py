@@ -7,6 +7,7 @@ import weakref
 from typing import Any, Callable
 
 import gevent
+import pytest
 from greenlet import GreenletExit, getcurrent
 
 from channels.worker.http.pool import IDLE_MAX, Pool
@@ -129,3 +130,17 @@ def test_a_stray_switch_to_an_idle_greenlet_does_nothing() -> None:
         return len(pool.idle)
 
     assert in_hub(jobs) == 1
+
+
+@pytest.mark.parametrize("error", [gevent.Timeout, GreenletExit])
+def test_an_idle_greenlet_that_is_killed_serves_nobody_else(error: type[BaseException]) -> None:
+    seen: list[Any] = []
+
+    def jobs(pool: Pool) -> int:
+        pool.run(Job(lambda: seen.append(getcurrent())))
+        pool.idle[0].throw(error())
+        pool.run(Job(lambda: seen.append(getcurrent())))
+        return len(pool.idle)
+
+    assert in_hub(jobs) == 1
+    assert len(set(seen)) == 2
