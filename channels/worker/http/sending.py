@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 
 class Sending:
-    """What a connection can do towards its client."""
+    """What a connection can do towards its client.
+
+    Whatever cuts a sending short ends the connection there and then: who catches it could make half an answer look
+    whole, or the next answer its rest.
+    """
 
     __slots__ = ("_write_io", "closed", "gone", "server", "sock", "wire", "writer")
 
@@ -43,14 +47,18 @@ class Sending:
             self._send_rest(memoryview(data)[sent:])
 
     def _send_rest(self, data: memoryview) -> None:
-        while data:
-            self.wait_writable()
-            try:
-                data = data[self.wire.send(data) :]
-            except (BlockingIOError, InterruptedError):
-                continue
-            except OSError as error:
-                raise self.lost(error) from None
+        try:
+            while data:
+                self.wait_writable()
+                try:
+                    data = data[self.wire.send(data) :]
+                except (BlockingIOError, InterruptedError):
+                    continue
+                except OSError as error:
+                    raise self.lost(error) from None
+        except BaseException:
+            self.abort()
+            raise
 
     def wait_writable(self) -> None:
         """Until the socket takes more.  Raises ClientGone when it takes nothing for `write_timeout`."""
@@ -80,8 +88,12 @@ class Sending:
 
     def lost(self, error: OSError) -> ClientGone:
         """Sending failed: the client has gone."""
-        self.gone = True
+        self.abort()
         return ClientGone()
+
+    def abort(self) -> None:
+        """Close so that the client sees that something is missing."""
+        raise NotImplementedError
 
     def fileno(self) -> int:
         return self.sock.fileno()
