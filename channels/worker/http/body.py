@@ -39,6 +39,7 @@ class Body:
     """A file of bytes that ends where the body ends.
 
     Reading raises ClientGone when the client goes in the middle, BadRequest when its chunks are broken or too many.
+    Whatever else is thrown into who reads (TimeoutError, gevent.Timeout) takes nothing away: reading again goes on.
     """
 
     def __init__(self, source: Source, length: int, limit: int, expects: bool) -> None:
@@ -47,10 +48,13 @@ class Body:
         self._left = 0 if self._chunked else length  # of the body, or of the chunk
         self._limit = limit
         self._total = 0
-        self._first = True
+        self._due = False  # the line end behind a chunk
+        self._last = False  # the last chunk was seen: trailers come
+        self._room = TRAILER_MAX
         self._held = b""  # taken off the connection, not yet given out
         self.expects = expects  # the client waits for "100 Continue"
-        self.ended = length == 0
+        self.ended = length == 0  # nothing more comes
+        self._broken = False  # nobody knows where it ends
 
     # ---- framing ----
 
@@ -58,7 +62,7 @@ class Body:
         if self.expects:
             self.expects = not self._source.say_continue()
         if not self._source.more():
-            self.ended = True
+            self._break()
             raise ClientGone()
 
     def _line(self, most: int) -> bytes:
@@ -69,38 +73,44 @@ class Body:
                 line, source.buffer = source.buffer[:end], source.buffer[end + 2 :]
                 return line
             if len(source.buffer) >= most + 2:
-                raise self._broken("chunk line too long")
+                raise self._bad("chunk line too long")
             self._more()
 
-    def _broken(self, reason: str) -> BadRequest:
-        self.ended = True
-        return BadRequest(400, reason)
+    def _break(self) -> None:
+        self.ended = self._broken = True
+
+    def _bad(self, reason: str, status: int = 400) -> BadRequest:
+        self._break()
+        return BadRequest(status, reason)
 
     def _next_chunk(self) -> None:
-        if not self._first and self._line(0):
-            raise self._broken("chunk end")
-        self._first = False
-        found = _SIZE.match(self._line(CHUNK_LINE_MAX))
-        if found is None:
-            raise self._broken("chunk size")
-        self._left = int(found[1], 16)
-        self._total += self._left
-        if self._limit and self._total > self._limit:
-            self.ended = True
-            raise BadRequest(413, "body too large")
-        if not self._left:
+        """To the next chunk's data, or the body's end.  What is read is noted at once: any line may be waited for."""
+        if self._due:
+            if self._line(0):
+                raise self._bad("chunk end")
+            self._due = False
+        if not self._last:
+            found = _SIZE.match(self._line(CHUNK_LINE_MAX))
+            if found is None:
+                raise self._bad("chunk size")
+            self._left = int(found[1], 16)
+            self._total += self._left
+            if self._limit and self._total > self._limit:
+                raise self._bad("body too large", 413)
+            self._due = self._left > 0
+            self._last = not self._due
+        if self._last:
             self._trailers()
             self.ended = True
 
     def _trailers(self) -> None:
-        room = TRAILER_MAX
         while True:
-            line = self._line(room)
+            line = self._line(self._room)
             if not line:
                 return
-            room -= len(line) + 2
-            if room < 0 or not _TRAILER.match(line):
-                raise self._broken("trailer")
+            self._room -= len(line) + 2
+            if self._room < 0 or not _TRAILER.match(line):
+                raise self._bad("trailer")
 
     def _pull(self, most: int) -> bytes:
         """1 to `most` bytes; none at the end."""
@@ -122,24 +132,27 @@ class Body:
             self.ended = True
         return data
 
+    def _put_back(self, parts: list[bytes]) -> None:
+        """Who reads was interrupted.  Of a body that broke off nothing is given out twice: it would look whole."""
+        if not self._broken:
+            self._held = b"".join(parts) + self._held
+
     # ---- the file ----
 
     def read(self, size: int | None = -1) -> bytes:
         """`size` bytes, fewer only at the end; all that is left without a size."""
-        if size is None or size < 0:
-            return b"".join(iter(lambda: self._pull(1 << 20), b""))
-        if not size:
-            return b""
-        data = self._pull(size)
-        if len(data) == size or not data:
-            return data
-        parts, got = [data], len(data)
-        while got < size:
-            data = self._pull(size - got)
-            if not data:
-                break
-            parts.append(data)
-            got += len(data)
+        most = 1 << 62 if size is None or size < 0 else size
+        parts: list[bytes] = []
+        try:
+            while most > 0:
+                data = self._pull(most)
+                if not data:
+                    break
+                parts.append(data)
+                most -= len(data)
+        except BaseException:
+            self._put_back(parts)
+            raise
         return b"".join(parts)
 
     def read1(self, size: int | None = -1) -> bytes:
@@ -150,36 +163,50 @@ class Body:
         """To the next line feed, that included; at most `size` bytes."""
         most = 1 << 62 if size is None or size < 0 else size
         parts: list[bytes] = []
-        while most > 0:
-            data = self._pull(min(most, 8192))
-            if not data:
-                break
-            end = data.find(b"\n") + 1
-            if end:
-                self._held = data[end:] + self._held
-                parts.append(data[:end])
-                break
-            parts.append(data)
-            most -= len(data)
+        try:
+            while most > 0:
+                data = self._pull(min(most, 8192))
+                if not data:
+                    break
+                end = data.find(b"\n") + 1
+                if end:
+                    self._held = data[end:] + self._held
+                    parts.append(data[:end])
+                    break
+                parts.append(data)
+                most -= len(data)
+        except BaseException:
+            self._put_back(parts)
+            raise
         return b"".join(parts)
 
     def readlines(self, hint: int | None = None) -> list[bytes]:
         """All lines, or those that begin in the first `hint` bytes."""
-        lines, got = [], 0
-        for line in self:
-            lines.append(line)
-            got += len(line)
-            if hint is not None and 0 < hint <= got:
-                break
+        lines: list[bytes] = []
+        got = 0
+        try:
+            for line in self:
+                lines.append(line)
+                got += len(line)
+                if hint is not None and 0 < hint <= got:
+                    break
+        except BaseException:
+            self._put_back(lines)
+            raise
         return lines
 
     def __iter__(self) -> Iterator[bytes]:
         return iter(self.readline, b"")
 
+    @property
+    def whole(self) -> bool:
+        """It was read to its end: what follows on the connection is another request."""
+        return self.ended and not self._broken
+
     def discard(self) -> bool:
         """After the answer: read what is left of it if that is little; whether the connection can go on."""
         if self.expects:
-            return self.ended  # nobody knows whether the client sends it now
+            return self.whole  # nobody knows whether the client sends it now
         self._held = b""
         got = 0
         try:
@@ -188,5 +215,5 @@ class Body:
                     return False
                 got += len(self._pull(DISCARD_MAX))
         except (BadRequest, ClientGone, TimeoutError):
-            return False
-        return self.ended
+            pass
+        return self.whole

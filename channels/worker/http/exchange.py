@@ -392,13 +392,18 @@ class Exchange:
         """The answer is out, as far as it will be."""
         connection = self.connection
         server = connection.server
-        if self.bound is not None:
-            server.unbind_request(self.bound)
-            self.bound = None
-        keep = self.keep_alive
-        if self.body is not None and not self.body.ended and not self.taken:  # in the hub it could not wait for it
-            keep = self.body.discard() and keep
-        if server.access_log is not None:
-            server.access_log.write(self, time.perf_counter() - self.began)
-        read = self.body is None or self.body.ended
-        connection.finished(keep and read, read and not self.head.keep_alive)
+        body = self.body
+        keep = False
+        try:
+            if self.bound is not None:
+                server.unbind_request(self.bound)
+                self.bound = None
+            if server.access_log is not None:
+                server.access_log.write(self, time.perf_counter() - self.began)
+            keep = self.keep_alive and (body is None or body.discard())
+        except RequestTimeout:
+            pass  # what was left of the body did not come in time
+        except Exception:
+            log.exception("%s %s: its end failed", self.environ["REQUEST_METHOD"], self.environ["RAW_URI"])
+        finally:
+            connection.finished(keep, (body is None or body.whole) and not self.head.keep_alive)

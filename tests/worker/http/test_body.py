@@ -66,6 +66,63 @@ def test_it_reads_like_a_file_however_it_comes(seed: int) -> None:
     assert body.ended or not data
 
 
+class Interrupted(BaseException):
+    """As a gevent.Timeout is thrown into whoever waits."""
+
+
+class Interrupting(Pieces):
+    """Each wait is cut short once before it gets anything."""
+
+    cut = False
+
+    def more(self) -> bool:
+        self.cut = not self.cut
+        if self.cut:
+            raise Interrupted
+        return super().more()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_who_is_interrupted_while_it_reads_loses_nothing(seed: int) -> None:
+    sizes = random.Random(seed)
+    data = bytes(sizes.choice(b"abc\n") for _ in range(sizes.randint(1, 300)))
+    whole = io.BytesIO(data)
+    if seed % 2:
+        body = Body(Interrupting(chunked(data, sizes) + b"GET", sizes.randint(1, 9)), CHUNKED, 0, False)
+    else:
+        body = Body(Interrupting(data + b"GET", sizes.randint(1, 9)), len(data), 0, False)
+    while not body.ended or whole.tell() < len(data):
+        what, size = sizes.choice(["read", "readline", "readlines"]), sizes.choice([-1, 1, 20])
+        while True:
+            try:
+                found = getattr(body, what)(size)
+                break
+            except Interrupted:
+                pass
+        assert found == getattr(whole, what)(size)
+
+
+def test_what_came_of_a_body_that_broke_off_is_not_taken_for_all_of_it() -> None:
+    body = Body(Pieces(b"abc", 2), 5, 0, False)
+    with pytest.raises(ClientGone):
+        body.read()
+    assert body.read() == b""
+
+
+def test_an_interruption_does_not_lift_the_limit_of_trailers() -> None:
+    body = Body(Interrupting(b"0\r\n" + b"X: aaaaaaaaaaaaa\r\n" * 1000 + b"\r\n", 100), CHUNKED, 0, False)
+
+    def read() -> bytes:
+        while True:
+            try:
+                return body.read()
+            except Interrupted:
+                pass
+
+    with pytest.raises(BadRequest, match=r"chunk line too long|trailer"):
+        read()
+
+
 @pytest.mark.parametrize(
     "chunks",
     [
@@ -190,6 +247,31 @@ def test_a_large_body_that_nobody_read_ends_the_connection_after_the_answer() ->
         assert answer.body == b"hello"
         client.settimeout(20)
         assert client.recv(1) == b""
+
+
+def test_the_time_of_a_request_ends_the_wait_for_a_body_that_nobody_read() -> None:
+    with Running(hello, request_timeout=0.3) as server:
+        with server.connect() as client:
+            client.sendall(POST + b"Content-Length: 60000\r\n\r\n")
+            assert read_answer(client).body == b"hello"
+            assert client.recv(1) == b""
+        wait_until(lambda: server.server.stats.connections == server.server.stats.running == 0)
+        assert server.server.stats.timeouts == 0, "it was answered in time"
+        assert server.get().body == b"hello"
+
+
+@pytest.mark.parametrize("body", [b"zz\r\n", b"5\r\nabcde\r\n8\r\n"])
+def test_nothing_behind_a_broken_body_is_served_though_the_application_goes_on(body: bytes) -> None:
+    def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        try:
+            environ["wsgi.input"].read()
+        except Exception:  # as a web framework does that makes an error page
+            pass
+        return hello(environ, start_response)
+
+    with Running(application, limit_request_body=10) as server:
+        answer = server.ask(CHUNKS + body + GET)
+        assert answer.count(b"HTTP/1.1") == 1 and answer.endswith(b"hello")
 
 
 def test_a_body_that_ends_early_raises_in_the_application() -> None:

@@ -167,3 +167,16 @@ def test_a_connection_is_adopted_by_the_listener_it_came_in_by_even_when_that_is
             client.sendall(GET)
             running.server.loop.run_callback_threadsafe(running.server.adopt, accepted, b"", address)
             assert read_answer(client).body == str(elsewhere.getsockname()[1]).encode()
+
+
+def test_a_request_whose_unbinding_fails_is_over_all_the_same(caplog: Any) -> None:
+    def unbind(bound: Any) -> None:
+        raise OSError("unbinding failed")
+
+    with Running(bind_request=lambda connection: connection, unbind_request=unbind) as server:
+        with server.connect() as client:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert read_answer(client).body == b"hello"
+            assert client.recv(1) == b""
+        wait_until(lambda: server.server.stats.connections == server.server.stats.running == 0)
+    assert "unbinding failed" in caplog.text
