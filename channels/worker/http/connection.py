@@ -352,8 +352,13 @@ class Connection(Sending):
         self._readable()
 
     def end_idle(self) -> None:
-        """The worker drains and it asks for nothing.  What it asks for at this very moment is still answered."""
+        """The worker drains and it asks for nothing.  What it asks for at this very moment is still answered.
+
+        Whoever has begun to ask has its time for that.
+        """
         self._readable()
+        if self.buffer and self.timed is self.server.heads.entries:
+            return
         if not self.closed and not self.lingering and self.exchange is None and not self.detached:
             self.end()
 

@@ -6,6 +6,7 @@ import os
 import resource
 import socket
 import threading
+import time
 from typing import Any
 
 import gevent
@@ -48,6 +49,18 @@ def test_a_drain_closes_idle_connections_but_answers_what_comes_at_once() -> Non
         busy.sendall(GET)
         assert read_answer(busy).fields["connection"] == "close"
         assert everything(idle) == b""
+
+
+def test_a_drain_waits_for_the_rest_of_a_head() -> None:
+    with Running(hello) as server, server.connect() as slow, server.connect() as idle:
+        slow.sendall(GET[:20])
+        idle.sendall(GET)
+        read_answer(idle)
+        server.call(server.server.begin_drain)
+        assert everything(idle) == b""
+        time.sleep(1.5)  # longer than an idle connection is kept
+        slow.sendall(GET[20:])
+        assert read_answer(slow).body == b"hello"
 
 
 def test_the_last_to_drain_accepts_what_the_kernel_has_queued() -> None:
