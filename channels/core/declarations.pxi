@@ -98,6 +98,7 @@ cdef extern from "segment.h" nogil:
     segment_status segment_enter(segment *self, segment_role role, uint32_t slot)
     void segment_unmap(segment *self)
     c_bool segment_here(const segment *self)
+    c_bool segment_forked(const segment *self)
     supervisor_region *segment_supervisor(const segment *self)
     router_control *segment_router(const segment *self)
     worker_control *segment_worker(const segment *self, uint32_t slot)

@@ -8,9 +8,10 @@ cdef int set_row(Endpoint self, LocalChannel channel, uint32_t row, uint32_t gen
     if channel.row == row and channel.row_generation == generation:
         return 0  # known already by a prefix: numbers go on
     for binding in list(channel.bindings):  # first what may find no memory: it can be tried again
-        if binding.queue is not None and binding.queue.count:
-            binding = renewed(binding)
-        binding.last, binding.skipped = last, None
+        if binding.queue is not None:
+            renew(binding)
+    for binding in channel.bindings:
+        binding.last += last - channel.last  # modulo 2^64
     clear_row(self, channel)
     if self.by_row[row] != NULL:
         self.events.append(("displaced", <object>self.by_row[row]))
@@ -22,14 +23,18 @@ cdef int set_row(Endpoint self, LocalChannel channel, uint32_t row, uint32_t gen
     return 0
 
 
-cdef Binding renewed(Binding former):
-    """Another one in its place: what waits in the queue was numbered otherwise, and is counted by the former."""
-    cdef Binding made = Binding.__new__(Binding)
-    made.channel, made.queue, made.place = former.channel, former.queue, former.place
-    made.exact, made.prefixes = former.exact, former.prefixes
-    made.channel.bindings[made.place] = made
-    made.queue.bindings[made.channel] = made
-    return made
+cdef int renew(Binding former) except -1:
+    """What was lost and is not told yet is all that it still counts: what waits in the queue is counted by the former."""
+    cdef Binding made = former
+    cdef uint64_t untold = former.queue._untold(former)
+    if former.queue.count:
+        made = Binding.__new__(Binding)
+        made.channel, made.queue, made.place = former.channel, former.queue, former.place
+        made.exact, made.prefixes = former.exact, former.prefixes
+        made.queue.bindings[made.channel] = made
+        made.channel.bindings[made.place] = made
+    made.last, made.skipped = former.channel.last - untold, None
+    return 0
 
 
 cdef int clear_row(Endpoint self, LocalChannel channel) except -1:

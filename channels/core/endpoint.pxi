@@ -84,6 +84,12 @@ cdef class Endpoint:
             raise ForkedProcess()
         return 0
 
+    cdef inline int ours(self) except -1:
+        """For what touches no segment, only what a forked child shares or has a copy of."""
+        if segment_forked(&self.segment.c):
+            raise ForkedProcess()
+        return 0
+
     def install(self):
         """Make this the endpoint of channel_send and the alerts in this process."""
         global _endpoint
@@ -228,14 +234,15 @@ cdef class Endpoint:
     def bind(self, LocalChannel channel, Member member, prefix=None):
         """Give `member` what comes from here on, joined by name or by this prefix."""
         cdef Binding binding = member.bindings.get(channel)
+        self.ours()
         if binding is None:
             binding = Binding.__new__(Binding)
             binding.channel, binding.prefixes = channel, set() if prefix is None else {prefix}
+            binding.last = channel.last
             if isinstance(member, StreamGroup):
                 binding.group = member
             else:
                 binding.queue = member
-            binding.last = channel.last
             binding.place = len(channel.bindings)
             member.bindings[channel] = binding
             try:
@@ -243,6 +250,8 @@ cdef class Endpoint:
             except MemoryError:
                 del member.bindings[channel]
                 raise
+            if binding.queue is not None:
+                binding.last -= binding.queue._owed(channel)
         if prefix is not None:
             binding.prefixes.add(prefix)
         elif not binding.exact:
@@ -252,6 +261,7 @@ cdef class Endpoint:
     def release(self, LocalChannel channel, Member member, prefix=None):
         """Undo it; with its last reason a queue forgets what waits of the channel."""
         cdef Binding last, binding = member.bindings.get(channel)
+        self.ours()
         if binding is None:
             return
         if prefix is not None:
@@ -272,11 +282,15 @@ cdef class Endpoint:
     def forget(self, LocalChannel channel):
         """Its row is another channel's: whoever is in it by a prefix keeps what waits, and meets it anew.
 
+        What was lost of it is told then, of as many as 10,000 names for each queue.
         False: it has a row again, or somebody has joined it by name.
         """
         cdef Binding binding
         if channel.row != ROW_NONE or channel.exact_members:
             return False
+        for binding in channel.bindings:
+            if binding.queue is not None:
+                binding.queue._owe(binding)
         for binding in channel.bindings:
             del (binding.group if binding.queue is None else binding.queue).bindings[channel]
         channel.bindings = []
@@ -284,7 +298,9 @@ cdef class Endpoint:
 
     def release_forgotten(self, Queue queue, str prefix):
         """What waits of channels that were forgotten goes with the prefix, unless another one keeps it."""
+        self.ours()
         queue._drop(None, prefix)
+        queue._forgive(prefix)
 
     def place(self, LocalChannel channel, uint32_t row, uint32_t generation, uint64_t epoch, uint64_t last):
         """The channel's row is known: take its messages."""

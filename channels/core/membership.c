@@ -59,10 +59,14 @@ void membership_sweep(struct router *self) {
         free_if_empty(self, row);
 }
 
-/* Does a message to this row stand in a ring that the router has not read so far? */
+/* Does a message to this row stand in a ring that the router has not read so far, be it one that it has not seen yet?
+ */
 static bool is_on_its_way(const struct router *self, uint32_t row) {
-    for (uint32_t i = 0; i < self->live_count; i++) {
-        struct ring_in up = self->lane[self->live[i]].up; /* read without being advanced */
+    for (uint32_t slot = 1; slot < self->segment->at.slots; slot++) {
+        if (!self->lane[slot].attached &&
+            !segment_attached(self->segment, slot, segment_generation(self->segment, slot)))
+            continue;
+        struct ring_in up = self->lane[slot].attached ? self->lane[slot].up : router_up(self->segment, slot);
         struct record header;
         const uint8_t *body;
         while (ring_peek(&up, &header, &body) == RING_OK) {

@@ -2,8 +2,8 @@
 # cython: cdivision=True, embedsignature=False, binding=True
 """The native core seen from Python: objects, the GIL, status -> error.
 
-The only Cython here.  Its parts, one object each: segment.pxi, router.pxi, queue.pxi, endpoint.pxi, streams.pxi,
-alerts.pxi; what an endpoint does: sending.pxi, draining.pxi, bodies.pxi, framing.pxi, post.pxi; its types: native.pyi.
+The only Cython here.  Its parts, one object each: segment.pxi, router.pxi, bindings.pxi, queue.pxi, endpoint.pxi,
+streams.pxi, alerts.pxi; what an endpoint does: sending.pxi, draining.pxi, bodies.pxi, framing.pxi, post.pxi; its types: native.pyi.
 No policy, no logging, no gevent: whoever waits does so in worker/ or master/.
 """
 
@@ -26,6 +26,7 @@ from channels.errors import (
 include "declarations.pxi"
 include "segment.pxi"
 include "router.pxi"
+include "bindings.pxi"
 include "queue.pxi"
 include "endpoint.pxi"
 include "sending.pxi"

@@ -1,4 +1,4 @@
-# What a worker keeps for its subscribers: messages, the channels it is in, and a bounded queue each.
+# What a worker keeps for its subscribers: messages, and a bounded queue each.
 
 cimport cython
 
@@ -71,86 +71,6 @@ plain_slot(_shape, &_channel_slot, "channel", _shape.channel)
 _shape = None
 
 
-@cython.final
-cdef class LocalChannel:
-    """A channel that this worker receives: where it stands in the table and who wants it here."""
-
-    cdef readonly str name
-    cdef readonly uint32_t row
-    cdef uint32_t row_generation
-    cdef uint64_t epoch, last
-    cdef list bindings
-    cdef readonly Py_ssize_t exact_members  # queues here that joined it by name
-    cdef public bint joined   # by its very name, at the router
-    cdef public object join   # the join that is not answered yet, or None
-
-    def __cinit__(self, str name):
-        self.name = name
-        self.row = ROW_NONE
-        self.bindings = []
-
-    @property
-    def position(self):
-        """(epoch, number of the last message that has come here): what a subscriber that joins now will not get."""
-        return f"{self.epoch:x}", self.last
-
-    @property
-    def members(self):
-        """Queues here that receive it."""
-        return len(self.bindings)
-
-
-cdef class Member:
-    """Who joins channels: a queue, or a group of streams."""
-
-    cdef dict bindings  # LocalChannel -> Binding
-
-    def __cinit__(self):
-        self.bindings = {}
-
-    @property
-    def memberships(self):
-        """The LocalChannels that it is in: {channel: (joined by name, prefixes)}."""
-        return {channel: ((<Binding>binding).exact, frozenset((<Binding>binding).prefixes))
-                for channel, binding in self.bindings.items()}
-
-    def has_joined(self, LocalChannel channel):
-        """Whether it is in it by name."""
-        cdef Binding binding = self.bindings.get(channel)
-        return binding is not None and binding.exact
-
-
-@cython.final
-cdef class Binding:
-    """A queue, or a group of streams, in a channel; how far the queue has read."""
-
-    cdef readonly LocalChannel channel
-    cdef readonly Queue queue          # one of both
-    cdef readonly StreamGroup group
-    cdef Py_ssize_t place  # in channel.bindings
-    cdef uint64_t last
-    cdef bint exact    # joined by name
-    cdef set prefixes  # and by these prefixes
-    cdef list skipped  # numbers beyond `last` of messages that were sent before it was joined, or None
-
-    cdef int _skip(self, uint64_t number) except -1:
-        if self.last + 1 == number:
-            self.last = number
-        elif self.skipped is None:
-            self.skipped = [number]
-        else:
-            self.skipped.append(number)
-        return 0
-
-    cdef uint64_t _missed(self, uint64_t number) except? 0xffffffff:
-        """How many messages between the last one taken and this one were lost; `last` is still the former."""
-        cdef uint64_t missed = number - self.last - 1
-        if self.skipped is not None:
-            missed -= sum(1 for skipped in self.skipped if self.last < skipped < number)
-            self.skipped = [skipped for skipped in self.skipped if skipped > number] or None
-        return missed
-
-
 cdef extern from *:
     """
     /* A reference that changes hands. */
@@ -166,6 +86,9 @@ DROP_OLDEST = 0
 DROP_NEWEST = 1
 CLOSE = 2
 
+cdef enum:
+    OWED_MAX = 10000  # names
+
 
 cdef class Queue(Member):
     """Messages that wait for one subscriber, bounded in number and bytes."""
@@ -180,6 +103,7 @@ cdef class Queue(Member):
     cdef readonly bint closed
     cdef readonly bint overflowed
     cdef readonly uint64_t dropped
+    cdef dict owed  # name of a channel that was forgotten -> (prefixes that kept it, lost and not told), or None
     cdef public object waiter
     cdef object __weakref__
 
@@ -270,6 +194,7 @@ cdef class Queue(Member):
 
     @cython.final
     cdef Message _take(self):
+        self.endpoint.ours()
         cdef queue_entry *entry = &self.entries[self.first & (self.capacity - 1)]
         cdef Message message = <Message>given(entry.message)
         cdef PyObject *binding = entry.binding
@@ -370,6 +295,7 @@ cdef class Queue(Member):
     cdef int _close(self) except -1:
         if self.closed:
             return 0
+        self.endpoint.ours()
         self.closed = True
         if self.event_fd >= 0:
             notify_write(self.event_fd)
@@ -379,6 +305,48 @@ cdef class Queue(Member):
     def shut(self):
         """Take nothing new; what waits may still be taken."""
         self._close()
+
+    @cython.final
+    cdef uint64_t _untold(self, Binding binding) except? 0xffffffff:
+        """Lost of its channel behind everything that waits here of it."""
+        cdef Py_ssize_t i = self.count
+        cdef uint64_t lost, last = binding.last
+        while i:
+            i -= 1
+            if self.entries[(self.first + i) & (self.capacity - 1)].binding == <PyObject *>binding:
+                last = (<Message>self.entries[(self.first + i) & (self.capacity - 1)].message).number
+                break
+        lost = binding.channel.last - last
+        if binding.skipped is not None:
+            lost -= sum(1 for skipped in binding.skipped if skipped > last or last == binding.last)
+        return lost
+
+    @cython.final
+    cdef int _owe(self, Binding binding) except -1:
+        """Its channel is about to be forgotten: what was lost of it is told when it comes again."""
+        cdef uint64_t lost = self._untold(binding)
+        if lost == 0:
+            return 0
+        if self.owed is None:
+            self.owed = {}
+        elif len(self.owed) >= OWED_MAX:
+            del self.owed[next(iter(self.owed))]
+        self.owed[binding.channel.name] = (set(binding.prefixes), lost)
+        return 0
+
+    @cython.final
+    cdef uint64_t _owed(self, LocalChannel channel) except? 0xffffffff:
+        return 0 if self.owed is None else self.owed.pop(channel.name, (None, 0))[1]
+
+    @cython.final
+    cdef int _forgive(self, str prefix) except -1:
+        """Nothing is told of channels that only this prefix kept."""
+        if self.owed is not None:
+            for name, (prefixes, _) in list(self.owed.items()):
+                prefixes.discard(prefix)
+                if not prefixes:
+                    del self.owed[name]
+        return 0
 
     @cython.final
     cdef int _purge(self, Binding binding) except -1:

@@ -108,6 +108,17 @@ static uint64_t drain(struct router *self, uint32_t slot, uint64_t records_max, 
     return records;
 }
 
+struct ring_in router_up(const struct segment *segment, uint32_t slot) {
+    uint64_t head = shared_load(&segment_up_head(segment, slot)->head);
+    return (struct ring_in){.data = segment_up_data(segment, slot),
+                            .capacity = segment->at.up_bytes,
+                            .head = head,
+                            .released = head,
+                            .tail_seen = head,
+                            .mine = segment_up_head(segment, slot),
+                            .theirs = &segment_worker(segment, slot)->up};
+}
+
 static bool attach(struct router *self, uint32_t slot, uint64_t generation) {
     const struct segment *segment = self->segment;
     struct worker_control *worker = segment_worker(segment, slot);
@@ -115,14 +126,7 @@ static bool attach(struct router *self, uint32_t slot, uint64_t generation) {
     size_t words = (segment->at.rows + 63) / 64;
     if (lane->member == NULL && (lane->member = calloc(words, sizeof *lane->member)) == NULL)
         return false;
-    uint64_t up_head = shared_load(&segment_up_head(segment, slot)->head);
-    lane->up = (struct ring_in){.data = segment_up_data(segment, slot),
-                                .capacity = segment->at.up_bytes,
-                                .head = up_head,
-                                .released = up_head,
-                                .tail_seen = up_head,
-                                .mine = segment_up_head(segment, slot),
-                                .theirs = &worker->up};
+    lane->up = router_up(segment, slot);
     struct producer_line *down = segment_down_tail(segment, slot);
     uint64_t tail = shared_load(&down->tail);
     lane->down = (struct ring_out){.data = segment_down_data(segment, slot),

@@ -130,4 +130,7 @@ bool router_bury(struct router *self, uint32_t slot, uint64_t generation);
 /* Monotonic and real time for those who have no clock at hand. */
 uint64_t router_clock_ns(int clock);
 
+/* The ring from a worker, where the router has read to. */
+struct ring_in router_up(const struct segment *segment, uint32_t slot);
+
 #endif

@@ -51,6 +51,11 @@ static inline bool segment_here(const struct segment *self) {
     return self->base != NULL && (self->cookie == NULL || *self->cookie == SEGMENT_COOKIE);
 }
 
+/* True in a process that was forked by who had attached. */
+static inline bool segment_forked(const struct segment *self) {
+    return self->cookie != NULL && *self->cookie != SEGMENT_COOKIE;
+}
+
 static inline struct supervisor_region *segment_supervisor(const struct segment *self) {
     return (struct supervisor_region *)(self->base + self->at.supervisor_offset);
 }

@@ -259,8 +259,12 @@ class Membership:
                 del self.channels[owner.name]
 
     def _resolve(self, name: str) -> tuple[native.LocalChannel | None, int]:
-        """A channel seen for the first time, because of a prefix, and since which epoch none of it can be unseen."""
-        found = [local for local in self.prefixes.values() if name.startswith(local.name) and local.queues]
+        """A channel seen for the first time, because of a prefix, and since which epoch none of it can be unseen.
+
+        What comes before a prefix's join is answered was sent before it: an earlier join of it has left that behind.
+        """
+        known = [local for local in self.prefixes.values() if local.since != NEVER and local.queues]
+        found = [local for local in known if name.startswith(local.name)]
         if not found:
             return None, NEVER
         channel = self.channels.get(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import select
 import threading
 
 import gevent
@@ -53,6 +54,34 @@ def test_every_call_in_a_forked_child_is_refused_and_the_parent_is_undisturbed(c
     cluster.workers[2].run(kept.send_many, "room", 1000)
     assert worker.run(kept.bodies, "s", 1000) == [b"%d" % number for number in range(1000)]
     assert cluster.quarantined() == []
+
+
+def test_what_waits_when_a_child_is_forked_stays_the_parent_s_and_so_does_its_descriptor(cluster):
+    worker = cluster.workers[1]
+    worker.run(kept.open_subscription, "s", "room")
+    cluster.workers[2].run(kept.send, "room", b"one", b"two")
+    assert worker.run(fork_and_read) == (["ForkedProcess"] * 5, True, [b"one", b"two"], False)
+
+
+def fork_and_read():
+    sub = kept.subscriptions["s"]
+    fd = sub.fileno()
+    while len(sub) < 2:
+        gevent.sleep(0.01)
+    pid = os.fork()
+    if pid == 0:
+        refused = 0
+        for call in (sub.get_nowait, sub.drain, lambda: next(iter(sub)), lambda: sub.get(timeout=1), sub.close):
+            try:
+                call()
+            except ForkedProcess:
+                refused += 1
+        monkey.get_original("time", "sleep")(0.05)  # gevent may wait for ever for a child that ends at once
+        os._exit(refused)
+    _, status = os.waitpid(pid, 0)
+    outcomes = ["ForkedProcess"] * os.waitstatus_to_exitcode(status)
+    before = bool(select.select([fd], [], [], 0)[0])
+    return outcomes, before, [message.data for message in sub.drain()], bool(select.select([fd], [], [], 0)[0])
 
 
 def fork_and_try():

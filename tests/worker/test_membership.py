@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import signal
 
 import gevent
@@ -187,6 +188,66 @@ def send_patiently(number):
 def known(key):
     """Channels that this worker, and that a subscription of it, keeps something for."""
     return len(fabric.current().membership.channels), len(kept.subscriptions[key].memberships)
+
+
+def test_what_was_sent_before_a_prefix_is_joined_again_is_neither_received_nor_missed(plain, tmp_path):
+    receiver, sender = plain.workers.values()
+    gates = [str(tmp_path / name) for name in ("leave", "join")]
+    for gate in gates:
+        os.mkfifo(gate)
+    sender.run(kept.open_subscription, "holds the row", "p:a")
+    receiver.run(kept.open_subscription, "old", "p:*")
+    receiver.run(kept.open_subscription, "new")
+    receiver.start(leave_and_join_again, *gates)
+    wait_until(lambda: sorted(plain.members("p:a")) == sorted([receiver.slot, sender.slot]))
+    sender.run(send_and_flush, "p:a", b"unread when it was left")
+    pass_through(gates[0], os.O_WRONLY)
+    wait_until(lambda: plain.members("p:a") == [sender.slot])
+    sender.run(send_and_flush, "p:a", b"between")
+    pass_through(gates[1], os.O_WRONLY)
+    assert receiver.result(20) is None
+    sender.run(kept.send, "p:a", b"after")
+    assert receiver.run(kept.take, "new", 1) == [("p:a", b"after", 0)]
+
+
+def leave_and_join_again(*gates):
+    """The hub stands still at each gate."""
+    pass_through(gates[0], os.O_RDONLY)
+    kept.subscriptions["old"].leave("p:*")
+    pass_through(gates[1], os.O_RDONLY)
+    kept.subscriptions["new"].join("p:*")
+
+
+def pass_through(gate, how):
+    """Both sides at once."""
+    os.close(os.open(gate, how))
+
+
+def send_and_flush(name, data):
+    channels.channel_send(name, data)
+    kept.flush()
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_what_was_lost_of_a_name_before_it_lost_its_row_is_told_with_the_next_of_that_name(monkeypatch, waits):
+    monkeypatch.setattr(routing, "ROW_IDLE_NS", 1_000_000)
+    with Cluster(2, channels_max=16) as cluster:
+        sender, receiver = cluster.workers.values()
+        receiver.run(kept.open_subscription, "s", "user:*", maxlen=1, overflow="drop_newest")
+        sender.run(kept.send, "user:a", b"1", b"2", b"3")
+        receiver.run(kept.open_subscription, "all", "user:*")
+        receiver.run(kept.flush)
+        if not waits:
+            assert receiver.run(kept.take, "s", 1) == [("user:a", b"1", 0)]
+        for number in range(40):
+            assert sender.run(send_patiently, number) == 1
+        receiver.run(kept.flush)
+        if waits:
+            assert receiver.run(kept.take, "s", 1) == [("user:a", b"1", 0)]
+        else:
+            assert receiver.run(kept.take, "s", 1) == [("user:0", b"0", 0)]
+        sender.run(kept.send, "user:a", b"4")
+        assert receiver.run(kept.take, "s", 1) == [("user:a", b"4", 2)]
 
 
 @pytest.mark.parametrize("reads", [True, False])

@@ -208,16 +208,22 @@ static void pass_time(struct world *world, uint32_t workers) {
         atomic_store(&segment_worker(&world->segment, slot)->heartbeat_ns, world->now_ns);
 }
 
+/* Everyone has its share of the table: all of it but one row. */
+static struct world *world_full(uint32_t workers) {
+    struct world *world = world_prefixed(16, workers);
+    for (uint32_t i = 0; world->router.table.used < 15; i++) {
+        char other[8];
+        snprintf(other, sizeof other, "r%u", i);
+        CHECK_EQ(world_join(world, 1 + i % 3, other, 0, i), RING_OK);
+        world_settle(world);
+    }
+    pass_time(world, workers);
+    return world;
+}
+
 TEST(a_row_that_only_prefixes_keep_stays_while_a_message_to_it_is_on_its_way) {
     for (uint32_t sender = 1; sender <= 3; sender += 2) {
-        struct world *world = world_prefixed(16, 3);
-        for (uint32_t i = 0; world->router.table.used < 15; i++) { /* everyone has its share of the table */
-            char other[8];
-            snprintf(other, sizeof other, "r%u", i);
-            CHECK_EQ(world_join(world, 1 + i % 3, other, 0, i), RING_OK);
-            world_settle(world);
-        }
-        pass_time(world, 3);
+        struct world *world = world_full(3);
         CHECK_EQ(world_send(world, sender, "p:x", 7, 100), RING_OK);
         CHECK_EQ(world_join(world, 4 - sender, "one more", 0, 50), RING_OK); /* read before it, or behind it */
         world_settle(world);
@@ -229,6 +235,20 @@ TEST(a_row_that_only_prefixes_keep_stays_while_a_message_to_it_is_on_its_way) {
         CHECK_EQ(world->worker[4 - sender].joined_status, JOIN_OK); /* nothing is, and it goes */
         world_free(world);
     }
+}
+
+TEST(nor_does_it_go_while_one_is_of_a_worker_that_the_router_has_not_seen_yet) {
+    struct world *world = world_full(3);
+    world_turn(world);
+    world_start_worker(world, 4);
+    CHECK_EQ(world_send(world, 4, "p:x", 7, 100), RING_OK);
+    CHECK_EQ(world_join(world, 1, "one more", 0, 50), RING_OK);
+    world_turn(world);
+    CHECK_EQ(world->router.live_count, 3);
+    world_settle(world);
+    CHECK_EQ(world->worker[1].joined_status, JOIN_TABLE_FULL);
+    world_check_run(&world->worker[2], 1, 1);
+    world_free(world);
 }
 
 TEST(where_long_names_lack_a_place_no_row_with_a_short_one_is_given_away) {
