@@ -39,6 +39,26 @@ cdef int forget_body(Endpoint self, object key) except -1:
     return 0
 
 
+cdef int lose_body(Endpoint self, object key) except -1:
+    """Forget one that will not come whole."""
+    cdef Assembly found = self.assemblies.get(key)
+    if found is not None:
+        tell_lost(self, found.type, found.flags, found.source, found.correlation, found.name,
+                  b"its body did not arrive whole")
+        forget_body(self, key)
+    return 0
+
+
+cdef int tell_lost(Endpoint self, uint8_t kind, uint8_t flags, uint64_t source, uint64_t correlation, bytes name,
+                   bytes why) except -1:
+    """Of what is not taken, and somebody waits for: an answer becomes a failure, a call is refused."""
+    if kind == RECORD_REPLY or kind == RECORD_ERROR:
+        self.events.append(("reply", correlation, True, why, source))
+    elif kind == RECORD_ALERT and flags & FLAG_CALL:
+        self.events.append(("refused", source, correlation, name, why.decode()))
+    return 0
+
+
 cdef int discard_bodies(Endpoint self, uint64_t source) except -1:
     """Of a dead worker: nothing comes any more that would complete them or give them a place."""
     cdef Assembly assembly
@@ -48,38 +68,53 @@ cdef int discard_bodies(Endpoint self, uint64_t source) except -1:
     return 0
 
 
-cdef Assembly grown_body(Endpoint self, const record *header, const uint8_t *body, uint64_t size):
-    """The body that this fragment belongs to, grown by it; None when it is not to be kept."""
+cdef Assembly begun_body(Endpoint self, const record *header, const uint8_t *body):
+    """An empty one, or None when there is no room for it.  Raises MemoryError where only a little is wanted."""
+    cdef Assembly assembly = Assembly.__new__(Assembly)
+    if header.total > self.message_max or self.assembling + header.total > self.assembly_max:
+        return None
+    assembly.source, assembly.message_id, assembly.total = header.source, header.message_id, header.total
+    assembly.type, assembly.flags, assembly.hops = header.type, header.flags, header.hops
+    assembly.correlation = header.sequence
+    assembly.name = PyBytes_FromStringAndSize(<const char *>body, header.name_length)
+    try:
+        assembly.data = PyBytes_FromStringAndSize(NULL, header.total)
+    except MemoryError:
+        return None
+    return assembly
+
+
+cdef Assembly grown_body(Endpoint self, object key, const record *header, const uint8_t *body, uint64_t size):
+    """The body that this fragment belongs to, grown by it; None when it is not to be kept.
+
+    After a MemoryError it can be called again with the same fragment.
+    """
     cdef Assembly assembly
-    key = (header.source, header.message_id)
     if header.flags & FLAG_FIRST:
-        forget_body(self, key)
-        if header.total > self.message_max or self.assembling + header.total > self.assembly_max:
+        lose_body(self, key)
+        assembly = begun_body(self, header, body)
+        if assembly is None:
+            tell_lost(self, header.type, header.flags, header.source, header.sequence, b"",
+                      b"its body found no room where it was to be received: assembly_max, or memory")
             shared_plus(&self.counters[9], 1)
             return None
-        assembly = Assembly.__new__(Assembly)
-        assembly.source, assembly.message_id, assembly.total = header.source, header.message_id, header.total
-        assembly.type, assembly.flags, assembly.hops = header.type, header.flags, header.hops
-        assembly.correlation = header.sequence
-        assembly.name = PyBytes_FromStringAndSize(<const char *>body, header.name_length)
-        assembly.data = PyBytes_FromStringAndSize(NULL, header.total)
         self.assemblies[key] = assembly
         self.assembling += header.total
     else:
         assembly = self.assemblies.get(key)
     if assembly is None or assembly.complete:
-        return None
+        return assembly
     if header.fragment != assembly.next or size > assembly.total - assembly.filled:
-        forget_body(self, key)
+        lose_body(self, key)
         shared_plus(&self.counters[9], 1)
+        return None
+    if header.flags & FLAG_LAST and assembly.filled + size != assembly.total:
+        lose_body(self, key)
         return None
     memcpy(PyBytes_AS_STRING(assembly.data) + assembly.filled, body + header.name_length, size)
     assembly.filled += size
     assembly.next += 1
     if header.flags & FLAG_LAST:
         assembly.since_ns = router_clock_ns(CLOCK_MONOTONIC)
-        assembly.complete = assembly.filled == assembly.total
-        if not assembly.complete:
-            forget_body(self, key)
-            return None
+        assembly.complete = True
     return assembly

@@ -293,44 +293,41 @@ cdef int drain_down(Endpoint self, int budget) except -1:
 
 
 cdef int drain_peer(Endpoint self, uint32_t peer, int budget) except -1:
+    """Raises MemoryError: what there was none for stands there for the next time, and what follows it."""
     cdef record header
     cdef const uint8_t *body = NULL
-    cdef int status = RING_OK, taken = 0
-    while status == RING_OK and taken < budget:
-        try:
-            while taken < budget:
-                status = endpoint_next_direct(&self.c, peer, &header, &body)
-                if status != RING_OK:
-                    break
-                taken += 1
-                take_direct(self, &header, body)
-                ring_advance(&self.c.inn[peer].ring, &header)
-        except MemoryError:
-            if (header.type == RECORD_REPLY or header.type == RECORD_ERROR) and (
-                    header.flags & FLAG_FIRST and header.flags & FLAG_LAST):
-                break  # somebody waits for it: it stands there for the next time
-            shared_plus(&self.counters[9], 1)
+    cdef int taken = 0
+    try:
+        while taken < budget and endpoint_next_direct(&self.c, peer, &header, &body) == RING_OK:
+            take_direct(self, &header, body)
             ring_advance(&self.c.inn[peer].ring, &header)
-    endpoint_release_direct(&self.c, peer)
+            taken += 1
+    finally:
+        endpoint_release_direct(&self.c, peer)
     return taken
 
 
 cdef int take_direct(Endpoint self, const record *header, const uint8_t *body) except -1:
+    """After a MemoryError it can be called again with the same record."""
     cdef Assembly assembly
     cdef uint64_t size = header.length - sizeof(record) - header.name_length
-    if header.type == RECORD_ABORT:
-        forget_body(self, (header.source, header.message_id))
-        return 0
-    if header.flags & FLAG_FIRST and header.flags & FLAG_LAST:
+    if header.flags & FLAG_FIRST and header.flags & FLAG_LAST and header.type != RECORD_ABORT:
         receive_alert(self, header.type, header.flags, header.hops, header.source, header.sequence,
                       alert_name_of(self.last_alert, body, header.name_length),
                       PyBytes_FromStringAndSize(<const char *>body + header.name_length, size))
         return 0
-    assembly = grown_body(self, header, body, size)
+    key = (header.source, header.message_id)
+    if header.type == RECORD_ABORT:
+        if header.sequence:  # of an answer: its caller may not have got a part of it
+            tell_lost(self, RECORD_REPLY, 0, header.source, header.sequence, b"",
+                      b"its answer found no room within send_timeout")
+        forget_body(self, key)
+        return 0
+    assembly = grown_body(self, key, header, body, size)
     if assembly is not None and assembly.complete and assembly.type != RECORD_BODY:
-        forget_body(self, (header.source, header.message_id))
         receive_alert(self, assembly.type, assembly.flags, assembly.hops, assembly.source, assembly.correlation,
                       assembly.name, assembly.data)
+        forget_body(self, key)
     return 0
 
 
@@ -343,7 +340,10 @@ cdef int poll(Endpoint self, int budget) except -1:
     try:
         taken = drain_down(self, budget)
         while i < self.c.peer_count:
-            taken += drain_peer(self, self.c.peers[i], budget)
+            try:
+                taken += drain_peer(self, self.c.peers[i], budget)
+            except MemoryError:
+                pass  # it stands there for the next time
             i += 1
     finally:
         self.polling = False

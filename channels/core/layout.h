@@ -60,7 +60,7 @@ enum record_type {
     RECORD_REPLY,   /* direct: what a call's handler returned */
     RECORD_ERROR,   /* direct: a call's handler failed; the payload says how */
     RECORD_BODY,    /* direct: fragment of a large channel message, ordered by its RECORD_MESSAGE */
-    RECORD_ABORT,   /* direct: the message `message_id` of `source` will not be completed */
+    RECORD_ABORT,   /* direct: `message_id` of `source` will not be completed; `sequence`: of an answer, its call's */
     RECORD_TYPES
 };
 

@@ -3,7 +3,8 @@
 """The native core seen from Python: objects, the GIL, status -> error.
 
 The only Cython here.  Its parts, one object each: segment.pxi, router.pxi, bindings.pxi, queue.pxi, endpoint.pxi,
-streams.pxi, alerts.pxi; what an endpoint does: sending.pxi, draining.pxi, bodies.pxi, framing.pxi, post.pxi; its types: native.pyi.
+streams.pxi, alerts.pxi, parcel.pxi; what an endpoint does: sending.pxi, draining.pxi, bodies.pxi, framing.pxi, post.pxi;
+its types: native.pyi.
 No policy, no logging, no gevent: whoever waits does so in worker/ or master/.
 """
 
@@ -35,4 +36,5 @@ include "draining.pxi"
 include "framing.pxi"
 include "streams.pxi"
 include "alerts.pxi"
+include "parcel.pxi"
 include "post.pxi"

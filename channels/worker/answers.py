@@ -44,5 +44,10 @@ def _words(error: BaseException) -> str:
 
 
 def _finish(client: Any, parcel: native.Parcel) -> None:
-    if not client.sender.pump(parcel, time.monotonic() + client.settings.send_timeout, None):
-        client.sender.abort(parcel)
+    """With the time over the caller is told, as soon as there is room for that: its call has failed."""
+    done = False
+    try:
+        done = client.sender.pump(parcel, time.monotonic() + client.settings.send_timeout, None)
+    finally:
+        if not done:
+            client.sender.abort(parcel)

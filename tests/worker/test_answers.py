@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 
 import gevent
+import gevent.event
 import pytest
 
 from channels import alerts
-from channels.errors import CallTimeout, RemoteError, WorkerGone
+from channels.errors import CallTimeout, RemoteError, RingFull, WorkerGone
 from channels.worker import alerts as module
+from channels.worker import client as fabric
 from tests.cluster import Cluster, wait_until
 from tests.worker.test_alerts import (
     answer_with,
@@ -57,6 +60,64 @@ def test_an_answer_larger_than_message_max_is_an_error_and_the_handler_goes_on()
 
 def register_repeating():
     alerts.receive("repeat", lambda data: bytes(int(data)))
+
+
+def test_an_answer_larger_than_the_caller_may_be_receiving_is_an_error_for_it():
+    with Cluster(2, assembly_max=MIB) as cluster:
+        one, two = cluster.workers.values()
+        two.run(register_repeating)
+        with pytest.raises(RemoteError, match="assembly_max"):  # and not CallTimeout
+            one.run(alerts.call, two.pid, "repeat", b"%d" % (2 * MIB), timeout=20)
+        assert one.run(alerts.call, two.pid, "repeat", b"%d" % MIB, timeout=20) == bytes(MIB)
+
+
+def test_a_call_larger_than_its_worker_may_be_receiving_is_refused():
+    with Cluster(2, assembly_max=MIB) as cluster:
+        one, two = cluster.workers.values()
+        two.run(register_echo)
+        with pytest.raises(RemoteError, match="assembly_max"):  # and not CallTimeout
+            one.run(alerts.call, two.pid, "echo", bytes(2 * MIB), timeout=20)
+        assert one.run(alerts.call, two.pid, "echo", bytes(MIB), timeout=20) == bytes(MIB)
+
+
+@pytest.mark.parametrize("size, before", [(200_000, 0), (200_000, 100), (10, 100)], ids=["begun", "full", "short"])
+def test_an_answer_that_finds_no_room_in_time_is_an_error_for_the_caller_once_it_goes_on(size, before):
+    with Cluster(2, send_timeout=0.2) as cluster:
+        one, two = cluster.workers.values()
+        two.run(register_when_told)
+        one.start(alerts.call, two.pid, "told", b"%d" % size)
+        wait_until(lambda: two.run(counter, "alerts_received") == 1)
+        one.signal(signal.SIGSTOP)
+        two.run(answer_in_vain, one.pid, before)
+        one.signal(signal.SIGCONT)
+        with pytest.raises(RemoteError, match="send_timeout"):  # and neither nothing nor a part
+            one.result()
+
+
+told = gevent.event.Event()
+
+
+def register_when_told():
+    alerts.receive("told", lambda data: told.wait() and bytes(int(data)))
+
+
+def answer_in_vain(pid, before):
+    """Until the answer is given up, in a ring that holds so many alerts already, as many as it takes."""
+    try:
+        for _ in range(before):
+            alerts.send(pid, "unheard", bytes(10_000), timeout=0.01)
+        assert not before, "there is room for all"
+    except RingFull:
+        with contextlib.suppress(RingFull):
+            while True:
+                alerts.send(pid, "unheard", b"", timeout=0.01)
+    given_up = []
+    sender = fabric.current().sender
+    abort = sender.abort
+    sender.abort = lambda parcel: given_up.append(abort(parcel))
+    told.set()
+    while not given_up:
+        gevent.sleep(0.01)
 
 
 @pytest.mark.parametrize("prepared", [False, True])

@@ -21,6 +21,7 @@ import gevent
 import channels
 from channels import Message, alerts
 from channels.core import native
+from channels.errors import CallTimeout, RemoteError
 from channels.worker.streams import current
 from tests.cluster import Cluster, wait_until
 
@@ -30,6 +31,9 @@ LAST = b"the last"
 ENOUGH = 1 << 40
 WINDOW = ("asked", "from", "until")
 NAME = ("refused",)
+LARGE = b"in three fragments" * 2000
+ASKED = (b"short", LARGE)
+asking: list[Any] = []
 
 
 class Reader:
@@ -143,6 +147,7 @@ def take_turn(at: int, number: int, sent: int, routed: int, other: int) -> tuple
         waiter = gevent.spawn(waiting.get, 10)
         joiner = gevent.spawn(late.join, "joined meanwhile")
         caller = gevent.spawn(alerts.call, other, "echo", b"an answer", timeout=20)
+        large = gevent.spawn(outcome_of, other, LARGE)
         gevent.sleep(0)
         for i in range(SENT):
             channels.channel_send("refused", BODY % i)
@@ -166,6 +171,8 @@ def take_turn(at: int, number: int, sent: int, routed: int, other: int) -> tuple
         first.value = 0
 
         assert caller.get(timeout=10) == b"an answer", f"{turn}: the answer of a call is lost"
+        outcome = large.get()
+        assert outcome == LARGE or "memory" in str(outcome), f"{turn}: of a call with a large answer: {outcome!r}"
         channels.channel_send(f"unmet {other}", LAST)
         met = [by_prefix.get(10)]
         while met[-1] is not None and met[-1].data != LAST:
@@ -195,15 +202,35 @@ def take_turn(at: int, number: int, sent: int, routed: int, other: int) -> tuple
     return asked.value, sum(reader.ended for reader in readers)
 
 
+def answer() -> None:
+    alerts.receive("echo", lambda data: data)
+
+
 def keep() -> None:
     """In another worker: the channels stay, so that numbers go on from turn to turn; and it answers."""
-    alerts.receive("echo", lambda data: data)
+    answer()
     for _ in channels.subscribe("refused", "joined meanwhile", f"unmet {os.getpid()}"):
         pass
 
 
-def let_it_answer() -> None:
+def outcome_of(pid: int, data: bytes) -> bytes | Exception | None:
+    try:
+        return alerts.call(pid, "echo", data, timeout=10)
+    except (RemoteError, CallTimeout) as error:
+        return error
+
+
+def let_it_answer(pid: int) -> None:
+    """And ask, too: its calls stand in the ring as well."""
+    asking.extend(gevent.spawn(outcome_of, pid, data) for data in ASKED)
     gevent.sleep(0.002)
+
+
+def check_asked() -> None:
+    for caller, data in zip(asking, ASKED):
+        outcome = caller.get()
+        assert outcome == data or (data == LARGE and "memory" in str(outcome)), f"of a call to it: {outcome!r}"
+    asking.clear()
 
 
 def main() -> None:
@@ -214,6 +241,7 @@ def main() -> None:
         answering = cluster.workers[2]
         answering.start(keep)
         wait_until(lambda: cluster.members("refused"))
+        cluster.workers[1].run(answer)
 
         def run(at: int, number: int) -> int:
             nonlocal turns, ended, last
@@ -221,9 +249,10 @@ def main() -> None:
             os.read(sent, 1)
             last += SENT
             wait_until(lambda: cluster.last("refused") == last)
-            answering.run(let_it_answer)
+            answering.run(let_it_answer, cluster.workers[1].pid)
             os.write(say_routed, b"r")
             asked, gone = cluster.workers[1].result()
+            answering.run(check_asked)
             last += 1
             turns += 1
             ended += gone
