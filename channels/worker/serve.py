@@ -200,7 +200,7 @@ class Serving:
         if self._dispatched:
             gevent.sleep(ON_THE_WAY)
         ending = gevent.spawn(self._end_streams, Draining if last else Restarting, seconds)
-        self.server.wait_empty(seconds)
+        self.server.wait_empty(max(deadline - time.monotonic(), 0.0))
         ending.kill()
         self.server.stop(max(deadline - time.monotonic(), 0.0))
         subscription.drain_cores()

@@ -39,6 +39,7 @@ log = logging.getLogger("channels")
 ACCEPTS_AT_ONCE = 16
 GUEST_LOOK = 0.25  # seconds between looks at another worker's listening socket
 IDLE_GRACE = 1.0  # a draining server lets go of connections that have asked for nothing for so long
+HANDSHAKES = 0.1  # seconds that the last to listen gives handshakes that are under way
 NEVER = 1 << 62
 _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
@@ -304,10 +305,13 @@ class Server:
         """Take nothing new; answers end their connections, and idle ones are closed.
 
         Args:
-            last: Nobody else listens: what the kernel has queued is still accepted.
+            last: Nobody else listens: what the kernel has queued is still accepted, and so are those whose handshake
+                is under way: they may have been told already that they are connected.  Waits for them, but in the hub.
         """
-        self.stop_accepting()
         self.closing = self.draining = True
+        if last and self._accepting and getcurrent() is not self.hub:
+            gevent.sleep(HANDSHAKES)
+        self.stop_accepting()
         if getcurrent() is self.hub:
             self._close_listeners(last)
         else:  # requests begin in the hub only

@@ -12,6 +12,7 @@ from typing import Any
 import gevent
 import pytest
 
+from channels.worker.http import server as module
 from tests.worker.http.running import Running, everything, hello, read_answer, wait_until
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -74,6 +75,18 @@ def test_the_last_to_drain_accepts_what_the_kernel_has_queued() -> None:
             assert read_answer(client).body == b"hello"
             client.close()
         assert server.call(server.server.wait_empty, 20)
+
+
+def test_the_last_to_drain_accepts_whose_handshake_was_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "HANDSHAKES", 3.0)  # for a test that is late
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 10)  # not done before the client has spoken
+    with Running(hello, listener) as server, server.connect() as client:
+        server.spawn(server.server.begin_drain, True)
+        wait_until(lambda: server.server.draining)
+        time.sleep(0.1)  # a server that waits for nobody has closed its listener by now
+        client.sendall(GET)
+        assert read_answer(client).fields["connection"] == "close"
 
 
 def test_stop_ends_what_does_not_end_by_itself() -> None:
