@@ -89,6 +89,15 @@ def take(read_fd: int) -> tuple[bytes, bytes, int] | None:
         raw.detach()
 
 
+def waits(read_fd: int) -> bool:
+    """Whether there is something to take.  Never waits."""
+    raw = _Raw(read_fd)
+    try:
+        return _holds(raw)
+    finally:
+        raw.detach()
+
+
 def _holds(raw: _Raw) -> bool:
     """Whether something waits to be taken."""
     try:

@@ -37,6 +37,10 @@ def test_a_connection_arrives_with_its_bytes_and_works(inbox: tuple[int, int], d
 
 def test_an_empty_inbox_is_none_without_waiting(inbox: tuple[int, int]) -> None:
     assert passing.take(inbox[0]) is None
+    assert not passing.waits(inbox[0])
+    with socket.socket() as connection:
+        passing.give(inbox[1], passing.HTTP, b"", connection.fileno())
+    assert passing.waits(inbox[0])
 
 
 def test_a_full_inbox_refuses_and_keeps_what_it_has_in_order(inbox: tuple[int, int]) -> None:

@@ -19,7 +19,7 @@ from channels import log as logs
 from channels.assignment import Inbox
 from channels.core import native
 from channels.master.control import ControlSocket
-from channels.master.dispatch import Dispatcher
+from channels.master.dispatch import NOBODY_PAUSE, Dispatcher
 from channels.master.processes import receive_fds, send_fds
 from channels.master.routing import Routing, Spilled, pack_spilled, unpack_spilled
 from channels.settings import Settings
@@ -52,6 +52,7 @@ class RouterProcess:
         self.link = link
         self.hub = gevent.get_hub()
         self._io = self.hub.loop.io(link.fileno(), 1)
+        self._passing_on: set[int] = set()  # slots of the dead, while connections wait there
 
     def run(self, candidate: bool) -> int:
         """Until the supervisor says stop, or, when it is gone, until the workers are gone too.
@@ -109,20 +110,44 @@ class RouterProcess:
             except MemoryError as error:
                 log.error("worker=%d gen=%d: %s; the supervisor asks again", slot, generation, error)
                 return
-            self._pass_on(slot)
+            if slot not in self._passing_on:
+                self._passing_on.add(slot)
+                gevent.spawn(self._pass_on, slot)
         self._say(f"buried {slot} {generation}")
 
     def _pass_on(self, slot: int) -> None:
-        """Connections that were given to the dead worker and not taken yet go to another."""
+        """Connections that were given to the dead worker and not taken yet go to others, as soon as one is ready.
+
+        Until then they stay where they are, for a successor in the same slot takes them itself.  In a greenlet.
+        """
+        inbox = self.inboxes[slot]
         try:
-            for kind, data, fd in iter(lambda: passing.take(self.inboxes[slot].read), None):
-                for other in self.routing.router.live:
-                    held, _, _, ready, _ = self.segment.slot(other)
-                    if ready == held and passing.give(self.inboxes[other].write, kind, data, fd):
-                        break
+            while passing.waits(inbox.read) and slot not in (ready := self._ready()):
+                if not ready:
+                    gevent.sleep(NOBODY_PAUSE)
+                    continue
+                gevent.sleep(0)
+                passed = passing.take(inbox.read)
+                if passed is None:
+                    continue
+                kind, data, fd = passed
+                if not any(passing.give(self.inboxes[other].write, kind, data, fd) for other in ready):
+                    passing.give(inbox.write, kind, data, fd)  # everybody is full; here it has just made room
+                    gevent.sleep(NOBODY_PAUSE)
                 os.close(fd)
         except OSError as error:
             log.warning("connections given to worker=%d wait for its successor: %s", slot, error.strerror)
+        finally:
+            self._passing_on.discard(slot)
+
+    def _ready(self) -> list[int]:
+        """Slots of workers that take connections."""
+        found = []
+        for slot, live in self.routing.router.live.items():
+            generation, _, _, ready, _ = self.segment.slot(slot)
+            if generation == live == ready:
+                found.append(slot)
+        return found
 
     def _wait_for_go(self) -> tuple[str, Spilled]:
         while True:

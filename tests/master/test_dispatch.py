@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -97,6 +98,28 @@ def test_a_worker_s_death_and_the_router_s_cost_no_connection_that_comes_then(di
         os.kill(router, signal.SIGKILL)
         for _ in range(20):
             assert int(server.get("/").split()[0]) in server.workers.values()
+
+
+def test_connections_that_a_dead_worker_did_not_take_wait_for_its_only_successor(directory: Path) -> None:
+    options = "--accept", "dispatch", "--chdir", str(directory), "--worker-connections", "10"
+    with Server("whoami:app", *options, workers=1) as server, contextlib.ExitStack() as stack:
+        [before] = server.workers.values()
+        os.kill(before, signal.SIGSTOP)
+        clients = [stack.enter_context(socket.create_connection(server.address, timeout=20)) for _ in range(5)]
+        for client in clients:
+            client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        server.wait(lambda: not _queued(server.address[1]))
+        os.kill(before, signal.SIGKILL)
+        for client in clients:
+            assert client.recv(4096).startswith(b"HTTP/1.1 200"), server.log
+        assert before not in server.workers.values()
+
+
+def _queued(port: int) -> int:
+    """Connections that nobody has accepted yet, proc_net_tcp: a listener's rx_queue."""
+    rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    [found] = [row[4] for row in rows if row[1].endswith(f":{port:04X}") and row[3] == "0A"]
+    return int(found.partition(":")[2], 16)
 
 
 def _children(pid: int) -> list[str]:
