@@ -207,7 +207,7 @@ class HeadParser:
             if length is not None or not head.http11:
                 raise BadRequest(400, "Transfer-Encoding here")
             if coding.lower() != "chunked":
-                raise BadRequest(501, "Transfer-Encoding")
+                raise BadRequest(501 if coding else 400, "Transfer-Encoding")
             head.length = CHUNKED
             return
         assert length is not None
