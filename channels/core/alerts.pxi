@@ -68,11 +68,12 @@ cdef class AlertQueue:
             return None
         entry = self.entries[self.first & (self.capacity - 1)]
         data = <bytes>entry.data
+        taken = (data, entry.source, entry.correlation if entry.flags & FLAG_CALL else None, entry.hops)
         self.first += 1
         self.count -= 1
         self.bytes_waiting -= PyBytes_GET_SIZE(<bytes>data)
         Py_DECREF(data)
-        return data, entry.source, entry.correlation if entry.flags & FLAG_CALL else None, entry.hops
+        return taken
 
     def run(self, int budget, finish):
         """Call the handler for up to `budget` alerts, in the running greenlet; returns how many are left.
@@ -93,12 +94,18 @@ cdef class AlertQueue:
             budget -= 1
             self.handling = True
             try:
-                result = self.handler(data)
-            except BaseException as error:
-                finish(None, error)
-            else:
-                if self.flags & FLAG_CALL and not answer_at_once(self, result):
-                    finish(result, None)
+                try:
+                    result = self.handler(data)
+                except BaseException as error:
+                    finish(None, error)
+                else:
+                    if self.flags & FLAG_CALL and not answer_at_once(self, result):
+                        finish(result, None)
+            except MemoryError:  # of `finish`
+                if self.flags & FLAG_CALL:
+                    self.endpoint.events.append(("refused", self.source, self.correlation, self.name,
+                                                 "no memory for its answer"))
+                raise
             finally:
                 self.handling = False
         return self.count

@@ -320,7 +320,7 @@ cdef int take_direct(Endpoint self, const record *header, const uint8_t *body) e
     if header.type == RECORD_ABORT:
         if header.sequence:  # of an answer: its caller may not have got a part of it
             tell_lost(self, RECORD_REPLY, 0, header.source, header.sequence, b"",
-                      b"its answer found no room within send_timeout")
+                      b"its answer found no room within send_timeout, or no memory")
         forget_body(self, key)
         return 0
     assembly = grown_body(self, key, header, body, size)

@@ -75,7 +75,16 @@ class _Receiver:
         if alert is None:
             self._wait()
         else:
-            gevent.spawn(self._handle, *alert)
+            try:
+                gevent.spawn(self._handle, *alert)
+            except MemoryError:
+                self._owe(alert[1], alert[2])
+                raise
+
+    def _owe(self, source: int, correlation: int | None) -> None:
+        """There was no memory to handle it, or to answer."""
+        if correlation is not None:
+            answers.owe(self.box.client, source, correlation)
 
     def _wait(self) -> None:
         queue = self.queue
@@ -88,19 +97,23 @@ class _Receiver:
             queue.waiter = None
 
     def _handle(self, data: bytes, source: int, correlation: int | None, hops: int) -> None:
-        context = native.AlertContext(source, correlation, hops)
         endpoint = self.box.client.endpoint
-        context.enter(endpoint, getcurrent())
         try:
-            result: Any = None
-            error: BaseException | None = None
+            context = native.AlertContext(source, correlation, hops)
+            context.enter(endpoint, getcurrent())
             try:
-                result = self.handler(data)
-            except BaseException as caught:
-                error = caught
-            self._settle(source, correlation, result, error)
-        finally:
-            context.leave(endpoint, getcurrent())
+                result: Any = None
+                error: BaseException | None = None
+                try:
+                    result = self.handler(data)
+                except BaseException as caught:
+                    error = caught
+                self._settle(source, correlation, result, error)
+            finally:
+                context.leave(endpoint, getcurrent())
+        except MemoryError:  # not of the handler
+            self._owe(source, correlation)
+            raise
 
     def _finish(self, result: Any, error: BaseException | None) -> None:
         handled = self.queue.context
@@ -261,7 +274,7 @@ class Box:
 
     def _on_reply(self, correlation: int, failed: bool, data: bytes | None, source: int) -> None:
         call = self._calls.get(correlation)
-        if call is None or native.join_id(*call.worker) != source:
+        if call is None or call.wake.fired or native.join_id(*call.worker) != source:
             return  # too late, or somebody else's: its asker has had its outcome
         if failed:
             call.outcome = RemoteError(call.worker[0], call.name.decode(), (data or b"").decode(errors="replace"))
@@ -369,8 +382,10 @@ def call(
     Raises:
         CallTimeout, WorkerGone, RemoteError: Exactly one of these, when there is no answer.
         RingFull, BadAlertName, MessageTooBig, TypeError, AlertLoop: As send(); the handler was not called.
+        RuntimeError: In a thread other than the one that serves requests.
     """
     mine = box("alerts.call")
+    mine.client.room.check_here("alerts.call")
     raw = native.alert_name(name)
     deadline = None if timeout is None else time.monotonic() + timeout
     correlation, started = mine.call_start(mine.client.find_worker(pid, worker), raw, data, timeout)
@@ -378,20 +393,25 @@ def call(
 
 
 def call_all(name: str | bytes, data: bytes, *, timeout: float | None = None) -> dict[int, bytes | Exception | None]:
-    """Call every ready worker, the own one included: {worker id: what its handler returned, or the exception}."""
+    """Call every ready worker, the own one included: {worker id: what its handler returned, or the exception}.
+
+    Raises:
+        RuntimeError: In a thread other than the one that serves requests.
+    """
     mine = box("alerts.call_all")
+    mine.client.room.check_here("alerts.call_all")
     raw = native.alert_name(name)
     body = _body(mine.client, data)
     deadline = None if timeout is None else time.monotonic() + timeout
     endpoint = mine.client.endpoint
     answers: dict[int, bytes | Exception | None] = {}
     started: dict[int, tuple[int, _Call]] = {}
-    for target in [(endpoint.slot, endpoint.generation), *mine.client.ready_peers()]:
-        try:
-            started[target[0]] = mine.call_start(target, raw, body, timeout)
-        except (WorkerGone, RingFull) as error:
-            answers[target[0]] = error
     try:
+        for target in [(endpoint.slot, endpoint.generation), *mine.client.ready_peers()]:
+            try:
+                started[target[0]] = mine.call_start(target, raw, body, timeout)
+            except (WorkerGone, RingFull) as error:
+                answers[target[0]] = error
         for slot, (correlation, waiting) in started.items():
             try:
                 answers[slot] = mine.call_wait(correlation, waiting, deadline, timeout)

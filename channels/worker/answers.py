@@ -18,7 +18,25 @@ DETAIL_MAX = 1000  # characters of an error's text that travel
 
 
 def answer(client: Any, source: int, correlation: int, result: bytes | None, error: BaseException | None) -> None:
-    """Send what a handler returned, or the words of what it raised, to whoever called."""
+    """The same as send(); where there is no memory for it, that is the answer, as soon as there is some."""
+    try:
+        send(client, source, correlation, result, error)
+    except MemoryError:
+        owe(client, source, correlation)
+
+
+def owe(client: Any, source: int, correlation: int) -> None:
+    """Let the call fail for lack of memory."""
+    client.endpoint.events.append(("refused", source, correlation, b"", "no memory for its answer"))
+    client.endpoint.schedule()
+
+
+def send(client: Any, source: int, correlation: int, result: bytes | None, error: BaseException | None) -> None:
+    """Send what a handler returned, or the words of what it raised, to whoever called.
+
+    Raises:
+        MemoryError: Nothing was sent.
+    """
     endpoint = client.endpoint
     kind = native.REPLY if error is None else native.ERROR
     flags = native.NONE if error is None and result is None else 0
@@ -30,10 +48,13 @@ def answer(client: Any, source: int, correlation: int, result: bytes | None, err
     try:
         parcel = native.Parcel(endpoint, kind, flags, 0, correlation, b"", data, [native.split_id(source)])
     except MessageTooBig as too_big:
-        answer(client, source, correlation, None, too_big)
+        send(client, source, correlation, None, too_big)
         return
     if not parcel.pump(AT_ONCE):
-        gevent.spawn(_finish, client, parcel)
+        try:
+            gevent.spawn(_finish, client, parcel)
+        except MemoryError:
+            client.sender.abort(parcel)
 
 
 def _words(error: BaseException) -> str:

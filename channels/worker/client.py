@@ -78,6 +78,7 @@ class Client:
             "gone": self._on_gone,
             "displaced": self.membership.on_displaced,
         }
+        self._events: list[tuple[Any, ...]] = []  # being acted on, the next one last
         self._eventfd = eventfds[slot]
         self._scheduled = False
         loop = self.hub.loop
@@ -142,26 +143,35 @@ class Client:
         self._scheduled = False
         endpoint = self.endpoint
         for _ in range(ROUNDS):
-            if not endpoint.events and not endpoint.woken:
+            if not self._events and not endpoint.events and not endpoint.woken:
                 return
-            events, endpoint.events = endpoint.events, []
-            events.reverse()
-            try:
-                while events:
-                    event = events.pop()
-                    handle: Callable[..., None] = self._handlers.get(event[0], self._on_other)
-                    try:
-                        handle(*event)
-                    except Exception:
-                        log.exception("event %r failed", event[0])
-            finally:
-                if events:  # not even the report of a failure went through
-                    events.reverse()
-                    endpoint.events = events + endpoint.events
+            all_acted_on = self._act()
             for queue in endpoint.take_woken():
                 if queue.waiter is not None:
                     self.room.switch(queue.waiter)
+            if not all_acted_on:
+                return  # _on_tick goes on, if nothing else does
         self._schedule()
+
+    def _act(self) -> bool:
+        """On what came, in order; False: there is no memory for one, which stays with what is behind it.
+
+        A handler may be called again with what it has raised MemoryError for.
+        """
+        if not self._events:
+            self._events, self.endpoint.events = self.endpoint.events, []
+            self._events.reverse()
+        while self._events:
+            event = self._events[-1]
+            handle: Callable[..., None] = self._handlers.get(event[0], self._on_other)
+            try:
+                handle(*event)
+            except MemoryError:
+                return False
+            except Exception:
+                log.exception("event %r failed", event[0])
+            self._events.pop()
+        return True
 
     def _yield_hub(self) -> None:
         if getcurrent() is not self.hub:
@@ -201,7 +211,7 @@ class Client:
             handler(*facts)
 
     def _on_refused(self, _: str, source: int, correlation: int, name: bytes, why: str) -> None:
-        answers.answer(self, source, correlation, None, ChannelsError(why))
+        answers.send(self, source, correlation, None, ChannelsError(why))
 
     def _on_gone(self, kind: str, slot: int, generation: int) -> None:
         self.room.peer_gone(slot)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 
 import gevent
@@ -10,6 +11,7 @@ import gevent.event
 import pytest
 
 from channels import alerts
+from channels.core import native
 from channels.errors import CallTimeout, RemoteError, RingFull, WorkerGone
 from channels.worker import alerts as module
 from channels.worker import client as fabric
@@ -58,8 +60,8 @@ def test_an_answer_larger_than_message_max_is_an_error_and_the_handler_goes_on()
         assert one.run(alerts.call, two.pid, "repeat", b"1000", timeout=20) == bytes(1000)
 
 
-def register_repeating():
-    alerts.receive("repeat", lambda data: bytes(int(data)))
+def register_repeating(ordered=True):
+    alerts.receive("repeat", lambda data: bytearray(int(data)), ordered=ordered)
 
 
 def test_an_answer_larger_than_the_caller_may_be_receiving_is_an_error_for_it():
@@ -332,3 +334,56 @@ def test_the_words_of_an_error_are_cut_to_what_a_message_may_be():
             target.run(register_raising)
             with pytest.raises(RemoteError, match=r"ZeroDivisi$"):
                 one.run(alerts.call, target.pid, "raises", b"", timeout=20)
+
+
+# ---- no memory, another thread, a caller that is interrupted ----
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.parametrize("name", ["Parcel", "spawn", "_settle"])
+def test_a_call_whose_answer_finds_no_memory_fails(plain, name, ordered):
+    one, two = plain.workers.values()
+    two.run(register_repeating, ordered)
+    two.run(refuse_once, name)
+    with pytest.raises(RemoteError, match="memory"):  # and not CallTimeout
+        one.run(alerts.call, two.pid, "repeat", b"200000", timeout=20)
+    assert one.run(alerts.call, two.pid, "repeat", b"200000", timeout=20) == bytes(200_000)
+
+
+def refuse_once(name):
+    owner = {"Parcel": native, "spawn": gevent, "_settle": module._Receiver}[name]
+    real = getattr(owner, name)
+
+    def refuse(*_):
+        setattr(owner, name, real)
+        raise MemoryError("refused")
+
+    setattr(owner, name, refuse)
+
+
+@pytest.mark.parametrize("call", [alerts.call, alerts.call_all])
+def test_a_call_in_a_thread_of_a_pool_says_that_it_cannot_wait_there(plain, call):
+    one, _ = plain.workers.values()
+    one.run(register_echo)
+    with pytest.raises(
+        RuntimeError, match="in the thread that serves requests"
+    ):  # and neither CallTimeout nor for ever
+        one.run(call_in_a_thread, call)
+
+
+def call_in_a_thread(call):
+    target = () if call is alerts.call_all else (os.getpid(),)
+    return gevent.get_hub().threadpool.apply(call, (*target, "echo", b""), {"timeout": 1})
+
+
+def test_a_caller_of_all_that_is_timed_out_while_it_begins_leaves_nothing_behind(plain):
+    one, two = plain.workers.values()
+    one.run(register_echo)
+    two.signal(signal.SIGSTOP)
+    assert one.run(call_all_in_vain) == 0
+
+
+def call_all_in_vain():
+    with pytest.raises(gevent.Timeout), gevent.Timeout(0.1):
+        alerts.call_all("echo", bytes(MIB), timeout=20)  # there is no room for it at the other
+    return len(module.box("a test")._calls)

@@ -17,6 +17,7 @@ from channels.errors import ForkedProcess, NotAttached
 from channels.worker import client as fabric
 from tests.cluster import Cluster, wait_until
 from tests.worker import kept
+from tests.worker.test_alerts import answer_with
 
 MIB = 1 << 20
 
@@ -174,3 +175,46 @@ def send_with_pauses(count):
 def test_no_thread_is_started_for_any_of_it(plain):
     plain.workers[1].run(kept.open_subscription, "s", "room")
     assert plain.workers[1].run(threading.active_count) == 1
+
+
+def test_what_came_and_could_not_be_acted_on_for_lack_of_memory_is_acted_on_later(plain):
+    one, two = plain.workers.values()
+    two.run(answer_with, "q", b"answer")
+    assert one.run(call_without_memory, two.pid) == b"answer"  # and not CallTimeout
+
+
+def call_without_memory(pid):
+    mine = fabric.current()
+    alerts.call(pid, "q", b"", timeout=20)
+    act = mine.on_event["reply"]
+
+    def refuse(*_):
+        mine.on_event["reply"] = act
+        raise MemoryError
+
+    mine.on_event["reply"] = refuse
+    return alerts.call(pid, "q", b"", timeout=20)
+
+
+def test_what_came_behind_it_waits_for_its_turn(plain):
+    one, _ = plain.workers.values()
+    assert one.run(act_without_memory) == ["first", "second"]
+
+
+def act_without_memory():
+    mine = fabric.current()
+    acted: list[str] = []
+    refused: list[str] = []
+
+    def act(what):
+        if what == "first" and not refused:
+            refused.append(what)
+            raise MemoryError
+        acted.append(what)
+
+    mine.on_event.update(first=lambda: act("first"), second=lambda: act("second"))
+    mine.endpoint.events += [("first",), ("second",)]
+    mine.endpoint.schedule()
+    while len(acted) < 2:
+        gevent.sleep(0.01)
+    return acted
