@@ -122,9 +122,11 @@ class Membership:
 
     def on_answer(self, _: str, token: int, status: int) -> None:
         """The router has answered."""
-        pending = self._pending.pop(token, None)
+        pending = self._pending.get(token)
         if pending is None:
             return
+        waiters = list(pending.waiters)  # first what may find no memory: the answer is read again then
+        del self._pending[token]
         pending.status = status
         owner = pending.owner
         if isinstance(owner, native.LocalChannel):
@@ -133,7 +135,7 @@ class Membership:
         elif isinstance(owner, LocalPrefix):
             owner.pending = None
             owner.joined = status == OK
-        for wake, _ in list(pending.waiters):
+        for wake, _ in waiters:
             self._room.fire(wake)
         if not pending.waiters:
             self._tidy(owner)
