@@ -61,6 +61,7 @@ cdef class Binding:
     cdef readonly StreamGroup group
     cdef Py_ssize_t place  # in channel.bindings
     cdef uint64_t last # less what was lost of an earlier row of the name and is not told yet, modulo 2^64
+    cdef bint former   # only messages that wait know it: another one has its place, or the channel was forgotten
     cdef bint exact    # joined by name
     cdef set prefixes  # and by these prefixes
     cdef list skipped  # numbers beyond `last` of messages that were sent before it was joined, or None

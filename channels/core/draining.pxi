@@ -10,11 +10,12 @@ cdef int set_row(Endpoint self, LocalChannel channel, uint32_t row, uint32_t gen
     for binding in list(channel.bindings):  # first what may find no memory: it can be tried again
         if binding.queue is not None:
             renew(binding)
+    if self.by_row[row] != NULL and self.by_row[row] != <PyObject *>channel:
+        self.events.append(("displaced", <object>self.by_row[row]))
     for binding in channel.bindings:
         binding.last += last - channel.last  # modulo 2^64
     clear_row(self, channel)
     if self.by_row[row] != NULL:
-        self.events.append(("displaced", <object>self.by_row[row]))
         (<LocalChannel>self.by_row[row]).row = ROW_NONE
         Py_DECREF(<object>self.by_row[row])
     Py_INCREF(channel)
@@ -33,6 +34,7 @@ cdef int renew(Binding former) except -1:
         made.exact, made.prefixes = former.exact, former.prefixes
         made.queue.bindings[made.channel] = made
         made.channel.bindings[made.place] = made
+        former.former = True
     made.last, made.skipped = former.channel.last - untold, None
     return 0
 

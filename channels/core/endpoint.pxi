@@ -290,8 +290,10 @@ cdef class Endpoint:
             return False
         for binding in channel.bindings:
             if binding.queue is not None:
-                binding.queue._owe(binding)
+                binding.queue._owed(channel)  # of a call before this one, for which memory did not suffice
+                binding.queue._owe(binding, binding.queue._untold(binding))
         for binding in channel.bindings:
+            binding.former = True
             del (binding.group if binding.queue is None else binding.queue).bindings[channel]
         channel.bindings = []
         return True

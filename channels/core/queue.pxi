@@ -184,13 +184,30 @@ cdef class Queue(Member):
         return 0
 
     @cython.final
-    cdef void _discard_first(self):
+    cdef int _discard_first(self) except -1:
         cdef queue_entry *entry = &self.entries[self.first & (self.capacity - 1)]
+        if (<Binding>entry.binding).former:
+            self._pass_on(<Binding>entry.binding, (<Message>entry.message).number)
         self.bytes_waiting -= PyBytes_GET_SIZE((<Message>entry.message).data)
         self.first += 1
         self.count -= 1
         Py_DECREF(<object>entry.message)
         Py_DECREF(<object>entry.binding)
+        return 0
+
+    @cython.final
+    cdef int _pass_on(self, Binding former, uint64_t number) except -1:
+        """The first message, this one, is dropped: if none of the same binding waits behind it, another tells of it."""
+        cdef Py_ssize_t i
+        cdef Binding binding
+        for i in range(1, self.count):
+            if self.entries[(self.first + i) & (self.capacity - 1)].binding == <PyObject *>former:
+                return 0
+        for binding in self.bindings.values():
+            if binding.channel.name == former.channel.name:
+                binding.last -= former._missed(number) + 1
+                return 0
+        return self._owe(former, former._missed(number) + 1)
 
     @cython.final
     cdef Message _take(self):
@@ -322,16 +339,16 @@ cdef class Queue(Member):
         return lost
 
     @cython.final
-    cdef int _owe(self, Binding binding) except -1:
-        """Its channel is about to be forgotten: what was lost of it is told when it comes again."""
-        cdef uint64_t lost = self._untold(binding)
+    cdef int _owe(self, Binding binding, uint64_t lost) except -1:
+        """Its channel is or will be forgotten: so much more was lost of it, to be told when it comes again."""
         if lost == 0:
             return 0
         if self.owed is None:
             self.owed = {}
-        elif len(self.owed) >= OWED_MAX:
+        prefixes, before = self.owed.get(binding.channel.name, ((), 0))
+        if before == 0 and len(self.owed) >= OWED_MAX:
             del self.owed[next(iter(self.owed))]
-        self.owed[binding.channel.name] = (set(binding.prefixes), lost)
+        self.owed[binding.channel.name] = (binding.prefixes.union(prefixes), before + lost)
         return 0
 
     @cython.final

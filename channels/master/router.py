@@ -126,7 +126,6 @@ class RouterProcess:
                 if not ready:
                     gevent.sleep(NOBODY_PAUSE)
                     continue
-                gevent.sleep(0)
                 passed = passing.take(inbox.read)
                 if passed is None:
                     continue
@@ -135,6 +134,7 @@ class RouterProcess:
                     passing.give(inbox.write, kind, data, fd)  # everybody is full; here it has just made room
                     gevent.sleep(NOBODY_PAUSE)
                 os.close(fd)
+                gevent.sleep(0)
         except OSError as error:
             log.warning("connections given to worker=%d wait for its successor: %s", slot, error.strerror)
         finally:

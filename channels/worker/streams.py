@@ -236,7 +236,11 @@ class Streams:
             owner = who.owner
             if what not in ("gap", "room"):
                 who.owner = None
-            owner.stream_event(who, what)
+            try:
+                owner.stream_event(who, what)
+            except MemoryError:
+                who.owner = owner  # it is told again
+                raise
 
     def _heartbeat(self) -> None:
         for group in list(self._groups.values()):

@@ -253,6 +253,38 @@ def test_and_is_forgotten_by_who_leaves_the_prefix_meanwhile(monkeypatch):
         assert receiver.run(kept.take, "s", 1) == [("user:a", b"4", 0)]
 
 
+def test_what_waited_when_a_name_lost_its_row_and_is_dropped_then_is_told_with_the_next_of_that_name(monkeypatch):
+    monkeypatch.setattr(routing, "ROW_IDLE_NS", 1_000_000)
+    with Cluster(2, channels_max=16) as cluster:
+        sender, receiver = cluster.workers.values()
+        receiver.run(kept.open_subscription, "s", "user:*", maxlen=60)
+        sender.run(kept.send, "user:a", b"1", b"2")
+        for number in range(40):
+            assert sender.run(send_patiently, number) == 1
+        receiver.run(kept.flush)
+        assert max(receiver.run(known, "s")) <= 16
+        sender.run(kept.send, "user:a", b"3")
+        sender.run(kept.send, "user:39", *[b"x"] * 59)
+        receiver.run(kept.flush)
+        taken = receiver.run(kept.take, "s", 60)
+        assert taken[0] == ("user:a", b"3", 2)
+        assert [missed for _, _, missed in taken[1:]] == [1] + [0] * 58  # the first of user:39 was dropped, too
+
+
+def test_what_is_dropped_after_its_name_lost_its_row_is_told_when_the_name_comes_again(monkeypatch):
+    monkeypatch.setattr(routing, "ROW_IDLE_NS", 1_000_000)
+    with Cluster(2, channels_max=16) as cluster:
+        sender, receiver = cluster.workers.values()
+        receiver.run(kept.open_subscription, "s", "user:*", maxlen=60)
+        sender.run(kept.send, "user:a", b"1", b"2")
+        for number in range(40):
+            assert sender.run(send_patiently, number) == 1
+        sender.run(kept.send, "user:39", *[b"x"] * 60)
+        sender.run(kept.send, "user:a", b"3")
+        receiver.run(kept.flush)
+        assert receiver.run(kept.take, "s", 60)[-1] == ("user:a", b"3", 2)
+
+
 def lose_two_and_the_row(sender, receiver, waits):
     """Of three messages of user:a the queue kept one; so many names came since that its row is another's."""
     receiver.run(kept.open_subscription, "s", "user:*", maxlen=1, overflow="drop_newest")

@@ -309,7 +309,7 @@ class Connection(Sending):
         if server.config.request_timeout:
             server.running.entries.pop(exchange, None)
         if self.closed:
-            pass
+            server.forget(self)
         elif (
             self.handed is not None
             or (self.gone and not (keep and self.buffer))  # what was asked before the client's end is answered
@@ -475,7 +475,8 @@ class Connection(Sending):
             self.handed.close()
         if self.core is not None:
             self.core.end(ClientGone)
-        self.server.forget(self)
+        if self.exchange is None or self.detached:  # else when its application has cleaned up
+            self.server.forget(self)
         for waiter in (self.waiter, self.writer):
             if waiter is not None:
                 self.server.loop.run_callback(_wake_with_end, self, waiter)

@@ -41,6 +41,31 @@ def test_a_drain_finishes_what_runs_and_says_that_the_connection_ends() -> None:
         assert server.call(server.server.wait_empty, 20)
 
 
+def test_a_drain_waits_for_what_an_application_does_when_its_client_has_gone() -> None:
+    cleaning, go = threading.Event(), threading.Event()
+
+    def application(environ: dict[str, Any], start_response: Any) -> Any:
+        start_response("200 OK", [])
+        try:
+            while True:
+                yield b"x" * 65536
+        finally:
+            cleaning.set()
+            while not go.is_set():
+                gevent.sleep(0.01)
+
+    with Running(application) as server:
+        with server.connect() as client:
+            client.sendall(GET)
+            client.recv(1)
+        assert cleaning.wait(20)
+        server.call(server.server.begin_drain)
+        assert not server.call(server.server.wait_empty, 0.5)
+        go.set()
+        assert server.call(server.server.wait_empty, 20)
+        assert server.server.stats.connections == server.server.stats.running == 0
+
+
 def test_a_drain_closes_idle_connections_but_answers_what_comes_at_once() -> None:
     with Running(hello) as server, server.connect() as idle, server.connect() as busy:
         for client in (idle, busy):
