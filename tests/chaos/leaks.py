@@ -4,7 +4,9 @@
 
 2,000 workers killed and replaced, 100,000 joins and leaves, 10,000 names of channels that come and go.  Descriptors,
 mappings, rows of the table, names in the router and anonymous memory (5 %, and not less than 1 MiB) of supervisor,
-router and of a worker that stays must be back; no zombie, nothing new in /dev/shm.
+router and of a worker that stays must be back; no zombie, nothing new in /dev/shm.  Where only memory has grown between
+the looks, half-way and in the end, half of it is done once more, and it must not have grown again: which arenas an
+allocator can give back depends on what happens to stand in them.
 """
 
 from __future__ import annotations
@@ -111,19 +113,29 @@ class Run:
             time.sleep(0.1)
         return found
 
+    def grown(self, before: dict[str, dict[str, int]], after: dict[str, dict[str, int]]) -> list[str]:
+        """What there is more of than may be."""
+        found = []
+        for who, was in before.items():
+            for what, count in was.items():
+                now = after[who][what]
+                room = max(FLOOR_KIB, count * GROWTH) if what == "own_kib" else MAPPINGS if what == "maps" else 0
+                if now > count + room:
+                    found.append(f"{who}: {what} {count} -> {now}")
+                print(f"{who}: {what} {count} -> {now}", flush=True)
+        return found
+
     def run(self) -> None:
         shm = sorted(os.listdir("/dev/shm"))
         self.work(0.5)  # what was taken once is kept by allocators; what grows again is lost
         before = self.settled()
         self.work(0.5)
         after = self.settled()
-        for who, was in before.items():
-            for what, count in was.items():
-                now = after[who][what]
-                room = max(FLOOR_KIB, count * GROWTH) if what == "own_kib" else MAPPINGS if what == "maps" else 0
-                if now > count + room:
-                    self.wrong.append(f"{who}: {what} {count} -> {now}")
-                print(f"{who}: {what} {count} -> {now}", flush=True)
+        self.wrong = self.grown(before, after)
+        if self.wrong and all("own_kib" in each for each in self.wrong):
+            print("as much once more: an allocator's step comes once, a leak again", flush=True)
+            self.work(0.5)
+            self.wrong = self.grown(after, self.settled())
         if zombies():
             self.wrong.append(f"zombies: {zombies()}")
         if sorted(os.listdir("/dev/shm")) != shm:
