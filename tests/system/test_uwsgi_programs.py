@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -129,12 +130,21 @@ def test_the_chats_of_uwsgis_distribution(
 
 
 def _until_subscribed(port: int) -> None:
+    """And have read that they are: a message read together with the word of it would not be looked for."""
     import redis
 
     client = redis.Redis(port=port)
     while client.pubsub_numsub("foobar")[0][1] < 2:
         pass
+    while _unread_from(port):
+        time.sleep(0.01)
     client.close()
+
+
+def _unread_from(port: int) -> bool:
+    """Whether bytes wait in a connection to this port, proc_pid_net(5)."""
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return any(int(line[2].split(":")[1], 16) == port and int(line[4].split(":")[1], 16) for line in lines)
 
 
 # ---- programs in uWSGI's manner ----
